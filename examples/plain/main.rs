@@ -2,11 +2,11 @@
 //! listeners of socket activation, and answers each line with its version. SIGTERM ends it at once, even with a request
 //! in progress, as with most programs.
 //!
-//! `plain <data> <address>…`, where `<data>` is one of: `-`; a directory for one process at a time, where a second process
-//! fails; `+` and a directory that several processes may use at once.
+//! `plain <data> <address>…`, where `<data>` is one of: `-`; a directory for one process at a time, where a second
+//! process fails; `+` and a directory that several processes may use at once.
 //!
-//! A release with the fault `in-order` ends cleanly at SIGTERM: it closes idle connections, answers requests in progress,
-//! and exits. At SIGUSR1 it reports a drain request.
+//! A release with the fault `in-order` ends cleanly at SIGTERM: it closes idle connections, answers requests in
+//! progress, and exits. At SIGUSR1 it reports a drain request.
 //!
 //! | line | effect |
 //! |---|---|
@@ -86,7 +86,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let data = data.map(open).transpose()?;
     let server = Arc::new(Server { stamp, data, connections: Mutex::default(), leaves: Mutex::default() });
     if server.stamp.fault == "in-order" {
-        server.end_in_order_when_told()?;
+        server.end_in_order_at_sigterm()?;
     }
     let mut given = handoff::sys::listen_fds::take_listen_fds()?.into_iter().map(|(_, fd)| fd);
     for address in args {
@@ -197,7 +197,7 @@ impl Server {
     }
 
     /// Starts a thread for it. All later threads inherit the blocked signal.
-    fn end_in_order_when_told(self: &Arc<Self>) -> std::io::Result<()> {
+    fn end_in_order_at_sigterm(self: &Arc<Self>) -> std::io::Result<()> {
         let terminated = signal_fd(Signal::SIGTERM)?;
         let drains = signal_fd(Signal::SIGUSR1)?;
         let version = self.stamp.version.clone();

@@ -23,9 +23,11 @@ use handoff_sys::inherit::ADOPT_VARIABLE;
 use handoff_sys::socket::{self, AddressFamily, SockFlag, SockType, bind_path, listen, socket};
 use handoff_sys::wire::recv_message;
 
-/// Maximum number of connections in the accept queue, and also of accepted ones that have sent nothing yet. The newest
-/// are kept: a supervisor that died while it adopted this process must not block the next one.
+/// Maximum number of accepted connections that have sent nothing yet. The newest are kept: a supervisor that died while
+/// it adopted this process must not block the next one.
 const PENDING_MAX: usize = 4;
+/// Maximum number of connections in the accept queue: supervisors that came and went while this process was frozen.
+const QUEUE_MAX: i32 = 64;
 
 /// Pause after a failed accept; the usual cause is a lack of descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -55,7 +57,7 @@ impl AdoptionSocket {
         let file = SocketFile::at(path)?;
         // Before `listen`, so that no process connects while the mode still depends on the umask.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        listen(&socket, PENDING_MAX as i32)?;
+        listen(&socket, QUEUE_MAX)?;
         Ok(Self { file, socket })
     }
 

@@ -23,8 +23,10 @@ pub(super) enum Activity {
     Works(&'static str),
     /// It waits for the others.
     Waits,
+    /// No daemon saw what it did.
+    Unknown,
 }
-use Activity::{Absent, Serves, Waits, Works};
+use Activity::{Absent, Serves, Unknown, Waits, Works};
 
 /// The lines of the picture, at most `width` columns wide if that is wide enough for a picture.
 pub(super) fn draw(entry: &Entry, width: usize) -> Vec<String> {
@@ -53,7 +55,7 @@ pub(super) fn draw(entry: &Entry, width: usize) -> Vec<String> {
 }
 
 /// The meaning of the signs.
-pub(super) const LEGEND: &str = "█ accepts connections   ▒ at work   · waits";
+pub(super) const LEGEND: &str = "█ accepts connections   ▒ at work   · waits   ? not seen";
 
 /// The phases to show. The idle phases after the operation are left out.
 pub(super) fn shown(entry: &Entry) -> Vec<&PhaseTime> {
@@ -86,7 +88,14 @@ fn activities(entry: &Entry, phases: &[&PhaseTime]) -> Vec<[Activity; 3]> {
             }
             "probing" if overlap => *successor = Works("is probed"),
             "probing" => *successor = Serves("is probed"),
-            "committing" => *successor = Serves(""),
+            "committing" => {
+                *successor = Serves("");
+                if *incumbent == Unknown && !overlap {
+                    *incumbent = Waits;
+                }
+            }
+            // What an earlier daemon saw is not on record, and none saw what came after it.
+            "recovering" => (*incumbent, *successor) = (Unknown, Unknown),
             "canary" => (*incumbent, *successor) = (Serves("shares"), Serves("shares")),
             "probation" => (*incumbent, *successor) = (Waits, Serves("on probation")),
             "retiring" => (*incumbent, *successor) = (Works("leaves"), Serves("")),
@@ -178,6 +187,7 @@ fn cell(activity: Activity, width: usize) -> String {
         Serves(word) => ('█', word),
         Works(word) => ('▒', word),
         Waits => ('·', ""),
+        Unknown => ('?', ""),
     };
     let length = word.chars().count();
     if length == 0 || length + 3 > width {

@@ -49,7 +49,7 @@ pub(super) fn fetch_versions(request: &Request, dirs: &Dirs) -> Result<Vec<Versi
 pub(super) fn table(versions: &[VersionStatus]) -> String {
     let rows = versions.iter().map(|it| {
         let generations: Vec<String> = it.generations.iter().map(ToString::to_string).collect();
-        let states = [(it.current, "current"), (it.pinned, "pinned")];
+        let states = [(it.current, "current"), (it.pinned, "pinned"), (it.undone, "taken back")];
         let states: Vec<&str> = states.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
         [
             it.version.clone().unwrap_or_else(|| "-".to_owned()),

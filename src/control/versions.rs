@@ -78,6 +78,9 @@ pub struct VersionStatus {
     pub added_at: u64,
     /// The generations with this version, the newest last.
     pub generations: Vec<u64>,
+    /// Whether its last commit was undone: it was taken back, or did not pass its probation.
+    #[serde(default)]
+    pub undone: bool,
     /// Whether it is the current version.
     pub current: bool,
     /// Whether it is kept until it is released.

@@ -16,6 +16,7 @@ use super::Error;
 use super::fault::{Fault, Injection, ProcessRole};
 use crate::crash_points::Instruction;
 use crate::sys::channel::Channel;
+use crate::sys::clock::as_ms;
 use crate::sys::event_fd::{event_fd, sleep, wake};
 use crate::sys::poll::{PollFd, PollFlags, found, poll};
 use crate::sys::process::{Signal, kill, pidfd_open};
@@ -291,9 +292,7 @@ impl DirectorState {
         let answer = match step.fault {
             Fault::Exit => Instruction::Exit(70),
             Fault::Panic => Instruction::Panic,
-            Fault::Stall | Fault::Hold => {
-                Instruction::Wait(u64::try_from(self.lengths.stall.as_millis()).unwrap_or(u64::MAX))
-            }
+            Fault::Stall | Fault::Hold => Instruction::Wait(as_ms(self.lengths.stall)),
             Fault::Kill | Fault::Stop | Fault::Hang | Fault::Terminate => {
                 let Ok(pidfd) = pidfd_open(pid) else {
                     self.absent = true;

@@ -11,6 +11,7 @@ use super::fault::{Fault, ProcessRole};
 use super::matrix::Job;
 use super::run::{RunReport, RunResult};
 use super::scenario::Scenario;
+use crate::sys::clock::as_ms;
 
 /// Quantiles of a set of times, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -117,7 +118,7 @@ impl Report {
             held: count(|verdict| *verdict == RunResult::Held),
             missed: count(|verdict| *verdict == RunResult::Missed),
             failed: count(|verdict| matches!(verdict, RunResult::Failed(_))),
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            took_ms: as_ms(took),
             interrupted,
             without_service: gaps.into_iter().map(|(class, times)| (class, Quantiles::of(times))).collect(),
             entries,

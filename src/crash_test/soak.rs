@@ -26,6 +26,7 @@ use super::show::{Interrupt, note};
 use super::workspace::Workspace;
 use super::{Error, Selection, Subject};
 use crate::control::api::{Ending, Request, Response, State};
+use crate::sys::clock::as_ms;
 use crate::sys::process::Signal;
 
 /// A service that has rested this long is at rest.
@@ -86,7 +87,7 @@ pub fn soak(subject: &Subject, selection: &Selection, length: Duration) -> Resul
     let mut report = soak.report;
     report.problems.extend(ended.err().map(|error| error.to_string()));
     report.problems.extend(director.error());
-    report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.took_ms = as_ms(began.elapsed());
     if !report.problems.is_empty() {
         report.log = workspace.tail("daemon.log", LOG_LINES);
         drop(director);

@@ -22,6 +22,7 @@ use handoff_protocol::log_image::{self, ImageError};
 use handoff_protocol::record::{Fact, Record, Standing, fold};
 
 use crate::crash_points::{crash_point, name};
+use crate::sys::clock::as_ms;
 
 mod compaction;
 mod file;
@@ -380,7 +381,7 @@ fn storage_error(path: &Path, what: &'static str, source: io::Error) -> JournalE
 /// Milliseconds since 1970-01-01 UTC.
 pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    as_ms(since)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::config::{Check, Http};
 use crate::hooks::{self, Command, HookError};
 use crate::slots::census::AcceptStage;
+use crate::sys::clock::as_ms;
 use crate::sys::errno::{Errno, errno_of};
 
 /// A connection to the process.
@@ -111,7 +112,7 @@ pub(crate) async fn attempt(
             .await
             .unwrap_or_else(|_| Err(late(format!("a connection to {listener} was not accepted")))),
         Check::Exec(argv) => {
-            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            let limit_ms = as_ms(limit);
             let command = Command { argv: argv.clone(), limit_ms };
             let CommandEnvironment { variables, working_dir } = access.surroundings().await;
             let ended = hooks::run(&command, None, &variables, &working_dir).await;

@@ -177,9 +177,16 @@ pub(crate) fn end_what_is_left(trace: &Path) -> io::Result<BTreeSet<u32>> {
         pause = (2 * pause).min(PAUSE_MAX);
     }
     let _ = fs::remove_file(notify_path(trace));
-    for extension in
-        [super::PID, super::NEXT_PID, super::WAITS, super::REFUSED, super::DRAINS, super::SIDE, FIRST]
-    {
+    for extension in [
+        super::PID,
+        super::NEXT_PID,
+        super::WAITS,
+        super::REFUSED,
+        super::DRAINS,
+        super::OVER,
+        super::SIDE,
+        FIRST,
+    ] {
         let _ = fs::remove_file(trace.with_extension(extension));
     }
     let _ = fs::remove_file(trace);

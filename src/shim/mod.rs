@@ -104,6 +104,8 @@ const WAITS: &str = "waits";
 const REFUSED: &str = "refused";
 /// Extension of the file with the requests for which a drain waits.
 const DRAINS: &str = "drains";
+/// Extension of the file that says how the main process has ended, while others of the program are still ending.
+const OVER: &str = "over";
 /// Maximum number of bytes to read of these.
 const TEXT_MAX_BYTES: u64 = 4096;
 
@@ -120,6 +122,11 @@ pub(crate) fn refused_by(own_path: &Path) -> Option<String> {
 /// The requests for which the last drain of a shim's program waits, or has waited, a clause.
 pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
     read_text(&own_path.with_extension(DRAINS))
+}
+
+/// How the main process of a shim's program has ended, if others of it are still ending, a clause.
+pub(crate) fn is_over(own_path: &Path) -> Option<String> {
+    read_text(&own_path.with_extension(OVER))
 }
 
 fn read_text(path: &Path) -> Option<String> {

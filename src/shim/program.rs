@@ -156,7 +156,9 @@ impl Program {
         known.life.step(LifeEvent::Started(started.pid));
         self.note_pid(started.pid);
         // Remove the message about an earlier program.
-        let _ = fs::remove_file(self.config.own_path.with_extension(super::REFUSED));
+        for extension in [super::REFUSED, super::OVER] {
+            let _ = fs::remove_file(self.config.own_path.with_extension(extension));
+        }
         self.changed.notify_all();
         Ok(started.notify)
     }
@@ -306,6 +308,11 @@ impl Program {
         if after != before.state() && matches!(after, LifeState::Daemonised { .. }) {
             self.note_server();
         }
+        if let (LifeEvent::Exited(pid, exit), LifeState::Leaving { wanted: false, .. }) = (event, after)
+            && before.main() == Some(pid)
+        {
+            self.note_over(pid, exit);
+        }
         if let (LifeEvent::Exited(_, exit), LifeState::Daemonised { serves: true }) = (event, after) {
             self.look_whether_served(exit);
         }
@@ -320,14 +327,23 @@ impl Program {
         actions
     }
 
+    /// Reports the end of the main process: the rest of the program may take its time to end.
+    fn note_over(&self, pid: u32, exit: Option<Exit>) {
+        let how = exit.map_or_else(|| "has ended".to_owned(), |exit| exit.to_string());
+        let path = self.config.own_path.with_extension(super::OVER);
+        if let Err(error) = fs::write(&path, format!("process {pid} {how}")) {
+            log_line!("cannot write {}: {error}", path.display());
+        }
+    }
+
     /// Removes its files: nothing of it is left.
     pub(super) fn forget(&self) {
         if !self.lives() {
             let _ = fs::remove_file(notify_path(&self.config.own_path));
             let trace = self.trace_path();
             FirstProcess::forget(&self.config.lock_path().with_extension(FIRST), &trace);
-            use super::{DRAINS, LEFT, PID, REFUSED, SIDE, TRACE, WAITS};
-            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, TRACE] {
+            use super::{DRAINS, LEFT, OVER, PID, REFUSED, SIDE, TRACE, WAITS};
+            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, OVER, TRACE] {
                 let _ = fs::remove_file(self.config.own_path.with_extension(extension));
             }
         }

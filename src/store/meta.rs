@@ -152,6 +152,9 @@ pub struct UsageRecord {
     pub source: Option<Source>,
     /// The generations that it ran as, the newest last.
     pub generations: Vec<u64>,
+    /// Those of them whose commit was undone, as after a probation that was not passed.
+    #[serde(default)]
+    pub undone: Vec<u64>,
     /// Whether it is kept until it is unpinned.
     pub pinned: bool,
     /// The version text reported by a process of it.
@@ -189,6 +192,23 @@ impl UsageRecord {
         let surplus = self.generations.len().saturating_sub(GENERATIONS_MAX);
         self.generations.drain(..surplus);
         true
+    }
+
+    /// Records that the commit of this generation was undone. Returns whether that is new.
+    pub(super) fn note_undone(&mut self, generation: u64) -> bool {
+        self.note(generation);
+        let generations = &self.generations;
+        self.undone.retain(|undone| generations.contains(undone));
+        if self.undone.contains(&generation) {
+            return false;
+        }
+        self.undone.push(generation);
+        true
+    }
+
+    /// Whether the commit of the last generation that it ran as was undone.
+    pub fn is_undone(&self) -> bool {
+        self.last_generation().is_some_and(|last| self.undone.contains(&last))
     }
 
     /// The last generation that it ran as.

@@ -181,6 +181,11 @@ impl Store {
         self.change(id, |usage| usage.note(generation)).map(|_| ())
     }
 
+    /// Records that the commit as this generation was undone. Blocks, but does not sync.
+    pub fn note_undone(&self, id: &Id, generation: u64) -> Result<(), Error> {
+        self.change(id, |used| used.note_undone(generation)).map(|_| ())
+    }
+
     /// Records the version text reported by a process. Blocks, but does not sync.
     pub fn note_told(&self, id: &Id, version: &str) -> Result<(), Error> {
         let told =

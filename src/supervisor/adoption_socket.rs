@@ -36,16 +36,19 @@ pub(super) fn connect_to(path: &Path) -> io::Result<Channel> {
     }
 }
 
+/// Whether no process listens there. Takes no place in the queue of a process that does: it refuses a socket of another
+/// type (EPROTOTYPE).
+fn is_refused(path: &Path) -> bool {
+    let asked = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_NONBLOCK)
+        .and_then(|socket| connect_path(&socket, path));
+    matches!(asked, Err(Errno::ECONNREFUSED | Errno::ENOENT))
+}
+
 /// Removes the sockets of processes that are gone: no process listens there any more. Ends what a shim that is gone
 /// has left behind.
 pub(super) fn sweep(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let is_refused = |path: &Path| {
-            connect_to(path).is_err_and(|error| {
-                matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
-            })
-        };
         match path.extension() {
             None if is_refused(&path) => drop(std::fs::remove_file(&path)),
             Some(extension) if extension == shim::TRACE && is_refused(&path.with_extension("")) => {

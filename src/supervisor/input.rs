@@ -143,7 +143,10 @@ impl Inbox {
     pub(super) async fn drain(mut self, service: Weak<RefCell<Service>>) {
         while let Some(Delivery { input, taken }) = self.0.recv().await {
             let Some(service) = service.upgrade() else { return };
-            service.borrow_mut().take(input);
+            let mut service = service.borrow_mut();
+            let _span = service.span.clone().entered();
+            service.take(input);
+            drop(service);
             // The sender may be gone.
             let _ = taken.map(|taken| taken.send(()));
         }

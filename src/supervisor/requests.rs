@@ -362,8 +362,10 @@ impl Service {
             (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
-            // Its process ended a moment ago.
-            (Phase::Serving, _) if !self.is_served_by(pid) => api::State::Starting,
+            // Its process ended a moment ago, or its main process did.
+            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_over().is_some() => {
+                api::State::Starting
+            }
             (Phase::Serving, _) => api::State::Serving,
             (Phase::Stopping, _) => api::State::Stopping,
             (_, Incumbent::Absent) => api::State::Starting,
@@ -387,7 +389,7 @@ impl Service {
             named: None,
             staged: self.staged_status(),
             sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
-            started_at: self.processes.incumbent().map(|process| process.started_at_unix_ms),
+            started_at: self.serves_since(pid),
             restarts: self.journal.standing().restarts,
             mode: self.config.mode,
             listeners: self.config.listeners.iter().map(listener_status).collect(),
@@ -414,7 +416,8 @@ impl Service {
     /// What the user should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self
-            .shown_lock_conflict()
+            .shown_over()
+            .or_else(|| self.shown_lock_conflict())
             .or_else(|| self.shown_wait())
             .or_else(|| self.problem_text())
             .or_else(|| self.strangers())

@@ -83,7 +83,7 @@ impl Service {
             std::fs::rename(&beside, &path)
         });
         if let Err(error) = written.and_then(|written| written) {
-            tracing::warn!(service = %self.name, %error, "a new daemon will rely on the service file alone");
+            tracing::warn!(%error, "a new daemon will rely on the service file alone");
         }
     }
 
@@ -95,7 +95,7 @@ impl Service {
         let removed = self.lanes.history.wait(STATE_TIMEOUT, &what, move || std::fs::rename(path, last));
         match removed.and_then(|removed| removed) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(service = %self.name, %error, "it still looks as if it ran");
+                tracing::warn!(%error, "it still looks as if it ran");
             }
             _ => {}
         }
@@ -110,7 +110,6 @@ impl Service {
             || is_foreign(&running) != is_foreign(&self.config)
         {
             tracing::warn!(
-                service = %self.name,
                 "its [listen] table, mode or adapter has changed; that counts from its next start"
             );
             self.config.mode = running.mode;

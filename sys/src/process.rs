@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 
 pub use nix::sys::signal::Signal;
 
+use super::clock::since_boot;
 use super::errno::{Errno, errno_of, retry};
 use super::pidfd;
+use super::seccomp::read_memory;
 
 /// The unit of times in `/proc`, which the kernel keeps for programs whatever its own clock does (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
@@ -177,19 +179,47 @@ pub fn disk_bytes_of(pid: u32) -> Option<u64> {
     Some(fields.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum())
 }
 
+/// How long ago a process was started, to a hundredth of a second, rounded up. `None` if it is gone.
+pub fn age_of(pid: u32) -> Option<Duration> {
+    let started = Duration::from_millis(place_of(pid)?.start_ticks * 1_000 / TICKS_PER_SECOND);
+    Some(since_boot().saturating_sub(started))
+}
+
 /// The name of a process: that of its program, or one that it has set.
 pub fn name_of(pid: u32) -> Option<String> {
     let name = read_at_once(&format!("/proc/{pid}/comm")).ok()?;
     Some(name.trim_end_matches('\n').to_owned())
 }
 
-/// Whether a signal has its default action in a process: its main thread neither catches, ignores nor blocks it.
+/// Whether a signal has its default action in a process: its main thread neither catches, ignores nor blocks it, and no
+/// thread waits for it in sigwait(3), during which the kernel shows it as not blocked.
 pub fn dies_of(pid: u32, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let bit = 1_u64 << (signal as i32 - 1);
     let sets = status.lines().filter_map(|line| line.split_once(":\t"));
     let sets = sets.filter(|(name, _)| ["SigBlk", "SigIgn", "SigCgt"].contains(name));
-    sets.filter_map(|(_, set)| u64::from_str_radix(set, 16).ok()).all(|set| set & bit == 0)
+    let is_default = sets.filter_map(|(_, set)| u64::from_str_radix(set, 16).ok()).all(|set| set & bit == 0);
+    is_default && threads_of(pid).all(|thread| awaited_by(pid, thread) & bit == 0)
+}
+
+/// The threads of a process.
+fn threads_of(pid: u32) -> impl Iterator<Item = u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok())
+}
+
+/// The signals for which a thread waits in rt_sigtimedwait(2), bit by bit; none if it does not, or is out of reach. The
+/// first argument of the call is the address of the set.
+fn awaited_by(pid: u32, thread: u32) -> u64 {
+    let call = read_at_once(&format!("/proc/{pid}/task/{thread}/syscall")).unwrap_or_default();
+    let mut fields = call.split_whitespace();
+    let is_wait = fields.next().and_then(|number| number.parse().ok()) == Some(libc::SYS_rt_sigtimedwait);
+    let set = fields.next().and_then(|set| u64::from_str_radix(set.trim_start_matches("0x"), 16).ok());
+    let mut bits = [0; 8];
+    match set.filter(|_| is_wait) {
+        Some(set) if read_memory(thread, set, &mut bits).is_ok() => u64::from_ne_bytes(bits),
+        _ => 0,
+    }
 }
 
 /// Whether a process has ended and waits for its parent to reap it.
@@ -387,6 +417,22 @@ mod tests {
             reap_blocking(pidfd.as_fd()).unwrap();
             assert_eq!(name_of(child.id()), None);
         }
+    }
+
+    #[test]
+    fn who_waits_for_a_signal_does_not_die_of_it() {
+        let waits = "import signal, sys, threading\nsignal.pthread_sigmask(signal.SIG_BLOCK, [15])\n\
+                     threading.Thread(target=lambda: signal.sigwait([15])).start()\nprint(flush=True)\nsignal.sigwait([1])";
+        let mut python = Command::new("python3");
+        let (mut child, pidfd) = start(python.args(["-c", waits]).stdout(Stdio::piped()));
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        let dies = |signal| dies_of(child.id(), signal);
+        while dies(Signal::SIGTERM) || dies(Signal::SIGHUP) || !dies(Signal::SIGUSR1) {
+            assert!(std::time::Instant::now() < until);
+        }
+        kill(&pidfd, Signal::SIGKILL).unwrap();
+        reap_blocking(pidfd.as_fd()).unwrap();
     }
 
     /// The child is reaped by its pidfd, not through std.

@@ -1,11 +1,11 @@
-//! The daemon is killed, and another one takes over what it has left.
+//! The daemon is killed, and a new daemon takes over its services.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::{Rig, ask, ask_meanwhile, signal, version, wait_for};
 use handoff::control::api::{Ending, State};
 use handoff::sys::process::Signal;
@@ -34,7 +34,7 @@ fn upgrades(rig: &Rig, address: SocketAddr, to: &str) {
     assert_eq!(version(address), to);
 }
 
-/// Asks all the time. Every answer must come.
+/// Sends requests continuously while `work` runs. Every request must be answered.
 fn asking<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -45,7 +45,7 @@ fn asking<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
                 count += 1;
             }
         });
-        let at_end = SetOnDrop(&stop);
+        let at_end = AtEnd(&stop);
         let done = work();
         drop(at_end);
         client.join().unwrap();
@@ -90,13 +90,13 @@ fn what_runs_goes_on_and_can_be_upgraded() {
 }
 
 #[test]
-fn a_process_that_ended_meanwhile_is_told_of_and_replaced_on_the_same_listener() {
+fn a_process_that_ended_meanwhile_is_reported_and_replaced_on_the_same_listener() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);
     let pid = rig.status("s").pid.unwrap();
     kill_daemon(&mut rig);
     crate::support::kill(pid);
-    // The keeper has the listener: this waits, and is answered by the next process.
+    // The keeper has the listener, so this request waits until the next process answers it.
     let waiting = std::thread::spawn(move || version(address));
     rig.start_daemon();
     assert_eq!(waiting.join().unwrap(), "1");
@@ -110,14 +110,14 @@ fn a_process_that_ended_meanwhile_is_told_of_and_replaced_on_the_same_listener()
     upgrades(&rig, address, "2");
 }
 
-/// From 6.15 on the kernel tells through a pidfd how a process ended whose parent is another.
+/// Since Linux 6.15, a pidfd reports the exit status of a process to any process, not only to its parent.
 fn knows_exits(release: &str) -> bool {
     let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }
 
 #[test]
-fn an_upgrade_that_was_under_way_is_ended_and_told_of() {
+fn an_upgrade_that_was_under_way_is_ended_and_reported() {
     let cases = [
         ("draining", "", "", Ending::RolledBack),
         ("sealing", "slow-seal-4000", "", Ending::RolledBack),
@@ -145,7 +145,7 @@ fn an_upgrade_that_was_under_way_is_ended_and_told_of() {
             rig.daemon.take().unwrap().wait().unwrap();
             rig.start_daemon();
             let status = rig.settled("s");
-            let last = status.last_handoff.unwrap_or_else(|| panic!("{mode}, {phase}: not told of"));
+            let last = status.last_handoff.unwrap_or_else(|| panic!("{mode}, {phase}: not reported"));
             assert_eq!(last.outcome, *ending, "{mode}, {phase}: {last:?}");
             assert!(
                 last.reason.as_ref().is_some_and(|reason| !reason.is_empty()),
@@ -161,7 +161,7 @@ fn an_upgrade_that_was_under_way_is_ended_and_told_of() {
     }
 }
 
-/// Also when one daemon after the other dies: it is neither committed nor started again.
+/// This holds even if several daemons die in turn: the new version is neither committed nor restarted.
 #[test]
 fn what_does_not_pass_its_probe_is_not_committed_by_another_daemon() {
     for mode in [LEASE, OVERLAP] {
@@ -196,7 +196,7 @@ fn what_does_not_pass_its_probe_is_not_committed_by_another_daemon() {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("5m", "300ms")).unwrap();
         rig.start_daemon();
-        let last = wait_for("the end to be told", || rig.status("s").last_handoff);
+        let last = wait_for("the end to be reported", || rig.status("s").last_handoff);
         assert_eq!((last.outcome, last.generation.0), (Ending::RolledBack, 1), "{mode}: {last:?}");
         let reason = last.reason.unwrap();
         assert!(reason.contains("does not pass the probe"), "{mode}: {reason}");
@@ -210,7 +210,8 @@ fn what_does_not_pass_its_probe_is_not_committed_by_another_daemon() {
     }
 }
 
-/// However many daemons die in it; and the old process, which waits for the data lock, is well.
+/// The deadline holds even if several daemons die in between. The old process waits for the data lock, and stays
+/// healthy.
 #[test]
 fn an_upgrade_has_one_deadline_whichever_daemon_is_there() {
     let mut rig = Rig::new();
@@ -238,7 +239,7 @@ fn an_upgrade_has_one_deadline_whichever_daemon_is_there() {
     assert_eq!(version(address), "1");
     // The service file grants five minutes.
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
-    assert!(began.elapsed() >= Duration::from_secs(12), "the new process had all of its time");
+    assert!(began.elapsed() >= Duration::from_secs(12), "the new process got all of its time");
     let status = rig.settled("s");
     assert_eq!((status.pid, status.restarts, status.generation.0), (old, 0, 1));
     let last = status.last_handoff.unwrap();
@@ -283,7 +284,7 @@ fn a_stop_that_was_under_way_is_completed_and_what_is_stopped_stays_so() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_again_and_again_disturbs_nobody() {
+fn a_daemon_that_is_killed_repeatedly_disturbs_no_client() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);
     let pid = rig.status("s").pid;
@@ -297,7 +298,7 @@ fn a_daemon_that_is_killed_again_and_again_disturbs_nobody() {
                 .stderr(std::process::Stdio::null())
                 .spawn()
                 .unwrap();
-            // After so long it is somewhere in its start or in the takeover.
+            // After this time the daemon is somewhere in its start or in the takeover.
             let until = Instant::now() + Duration::from_micros(800) * round;
             while Instant::now() < until {
                 std::thread::yield_now();
@@ -312,7 +313,7 @@ fn a_daemon_that_is_killed_again_and_again_disturbs_nobody() {
 }
 
 #[test]
-fn a_new_version_of_the_daemon_takes_over_from_one_that_was_told_to_leave() {
+fn a_new_version_of_the_daemon_takes_over_after_the_old_one_has_left() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);
     let pid = rig.status("s").pid;
@@ -363,7 +364,7 @@ fn a_process_that_cannot_be_asked_serves_on_and_can_be_stopped() {
     kill_daemon(&mut rig);
     for entry in std::fs::read_dir(rig.path("run/adopt")).unwrap() {
         let path = entry.unwrap().path();
-        // The process puts its socket back, unless there is something else.
+        // The process recreates its socket, unless the path is taken.
         wait_for("a directory in its place", || {
             let _ = std::fs::remove_file(&path);
             std::fs::create_dir(&path).ok()

@@ -16,7 +16,7 @@ fn new_process(rig: &Rig) -> u32 {
     crate::support::processes_of(&rig.path("testee-2"))[0]
 }
 
-/// Upgrades to version 2, does something in the canary, and gives the end of the upgrade.
+/// Upgrades to version 2, runs `meanwhile` in the canary phase, and returns the outcome of the upgrade.
 fn in_canary(rig: &Rig, meanwhile: impl FnOnce()) -> Outcome {
     let binary = rig.release("2", "");
     std::thread::scope(|scope| {
@@ -27,7 +27,7 @@ fn in_canary(rig: &Rig, meanwhile: impl FnOnce()) -> Outcome {
     })
 }
 
-/// How many of so many connections were answered by version 2. Each must be answered.
+/// The percentage of `connections` that version 2 answered. Each connection must be answered.
 fn share_of_new(address: SocketAddr, connections: u32) -> f64 {
     let new = (0..connections).filter(|_| version(address) == "2").count();
     100.0 * new as f64 / f64::from(connections)
@@ -47,7 +47,7 @@ fn each_step_has_its_share_of_5000_connections() {
     assert_eq!(outcome.reason.as_deref(), Some("it was cancelled"));
 }
 
-/// The first step lasts until it was seen, and until some connections were made in it.
+/// The first step lasts until the test has seen it and has made some connections in it.
 #[test]
 fn the_last_step_is_followed_by_the_commit() {
     let rig = Rig::new();
@@ -64,7 +64,7 @@ fn the_last_step_is_followed_by_the_commit() {
     assert_eq!(share_of_new(address, 100), 100.0);
 }
 
-/// How many connections were seen, of "... of <count> new connections seen went ...".
+/// The number of connections in "... of <count> new connections seen went ...".
 fn seen(detail: &str) -> Option<u64> {
     detail.split_once(" new connections seen")?.0.rsplit(' ').next()?.parse().ok()
 }
@@ -105,7 +105,7 @@ fn a_new_version_that_dies_with_its_share_is_rolled_back() {
     let outcome = in_canary(&rig, || {
         signal(new_process(&rig), Signal::SIGKILL);
         for _ in 0..200 {
-            TcpStream::connect(address).expect("nobody is refused");
+            TcpStream::connect(address).expect("no connection is refused");
         }
     });
     assert_eq!((outcome.outcome, outcome.pid, outcome.generation.0), (Ending::RolledBack, old, 1));
@@ -144,7 +144,7 @@ fn lose_the_daemon_in_the_canary(rig: &mut Rig) {
 }
 
 #[test]
-fn a_new_daemon_begins_the_canary_anew() {
+fn a_new_daemon_begins_the_canary_again() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", "mode = \"overlap\"\ncanary = [\"50% 6s\"]");
     lose_the_daemon_in_the_canary(&mut rig);

@@ -1,4 +1,4 @@
-//! What is under way is called off: the old version serves on, and everybody who asked is told.
+//! An operation is cancelled: the old version serves on, and both callers get the outcome.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use handoff::control::api::{Ending, Outcome, Request, Response, State};
 use handoff::control::{ClientError, Kind};
 use handoff::sys::process::ProcessId;
 
-/// The command, begun and not awaited.
+/// Starts the command without waiting for its end.
 fn begin(rig: &Rig, args: &[&str]) -> Child {
     rig.handoff(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -30,7 +30,7 @@ fn is_in(rig: &Rig, phase: &str) -> Option<()> {
     (rig.status("s").phase.as_deref() == Some(phase)).then_some(())
 }
 
-/// Begins an upgrade from a release with a fault to another one, calls it off in `phase`, and looks at what is left.
+/// Begins an upgrade between releases with the given faults, cancels it in `phase`, and checks the result.
 fn called_off(phase: &str, old_fault: &str, new_fault: &str, more: &str, meanwhile: impl FnOnce(SocketAddr)) {
     let rig = Rig::new();
     let address = rig.serve("s", "1", old_fault, more);
@@ -42,14 +42,14 @@ fn called_off(phase: &str, old_fault: &str, new_fault: &str, more: &str, meanwhi
     let outcome = cancel(&rig).unwrap();
     assert_eq!((outcome.outcome, outcome.pid, outcome.generation.0), (Ending::RolledBack, old, 1));
     assert_eq!(outcome.reason.as_deref(), Some("it was cancelled"));
-    assert_eq!(outcome.phases[0].phase, "greeting", "it is told from the upgrade's beginning: {outcome:?}");
+    assert_eq!(outcome.phases[0].phase, "greeting", "the report covers the whole upgrade: {outcome:?}");
     let (code, told) = end(upgrade);
     assert_eq!(code, Some(4));
     assert!(told.contains("rolled back") && told.contains("it was cancelled"), "{told}");
     let status = rig.status("s");
     assert_eq!((status.state, status.pid, version(address).as_str()), (State::Serving, old, "1"));
     assert!(crate::support::processes_of(&rig.path("testee-2")).is_empty(), "the new process is gone");
-    // A seal that is slow stays so.
+    // The cancelled upgrade has no effect on the next one.
     let good = rig.upgrade("s", &rig.release("3", "")).unwrap();
     assert_eq!((good.outcome, version(address).as_str()), (Ending::Committed, "3"));
 }
@@ -89,7 +89,7 @@ fn in_beginning_beside_the_old_process() {
 }
 
 #[test]
-fn the_exit_codes_are_0_for_who_cancels_and_4_for_who_upgrades() {
+fn the_exit_codes_are_0_for_the_cancel_and_4_for_the_upgrade() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     let bad = rig.release("2", "hang-while-warming");
@@ -100,7 +100,7 @@ fn the_exit_codes_are_0_for_who_cancels_and_4_for_who_upgrades() {
     assert!(told.contains("rolled back") && told.contains("it was cancelled"), "{told}");
     let (code, upgraded) = end(upgrade);
     assert_eq!(code, Some(4));
-    assert_eq!(upgraded, told, "both are told how long the upgrade took");
+    assert_eq!(upgraded, told, "both commands report the same duration");
     assert_eq!(version(address), "1");
 }
 
@@ -111,19 +111,19 @@ fn a_start_that_is_called_off_leaves_the_service_stopped() {
     let start = begin(&rig, &["start", "s"]);
     wait_for("it to warm", || is_in(&rig, "warming"));
     assert_eq!(cancel(&rig).unwrap().outcome, Ending::Stopped);
-    assert_eq!(end(start).0, Some(0), "whoever started is told the same");
+    assert_eq!(end(start).0, Some(0), "the start command reports the same");
     assert_eq!(rig.status("s").state, State::Stopped);
-    assert!(ask(address, "version").is_err(), "nobody listens");
+    assert!(ask(address, "version").is_err(), "no process listens");
     assert!(crate::support::processes_of(&rig.path("testee-1")).is_empty());
 }
 
 /// A check of new versions that never ends.
-struct EndlessCheck {
+struct Check {
     place: tempfile::TempDir,
     program: PathBuf,
 }
 
-impl EndlessCheck {
+impl Check {
     fn new() -> Self {
         let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let (program, began) = (place.path().join("check"), place.path().join("began"));
@@ -133,7 +133,7 @@ impl EndlessCheck {
         Self { place, program }
     }
 
-    /// Its process, once it runs.
+    /// The process of the check, once it runs.
     fn runs(&self) -> ProcessId {
         let began = self.place.path().join("began");
         let pid = wait_for("the check to run", || std::fs::read_to_string(&began).ok()?.trim().parse().ok());
@@ -148,7 +148,7 @@ fn is_gone(process: &ProcessId) -> Option<()> {
 #[test]
 fn what_comes_before_the_new_process_can_be_called_off_too() {
     let rig = Rig::new();
-    let check = EndlessCheck::new();
+    let check = Check::new();
     let address = rig.serve("s", "1", "", &format!("store = true\npreflight = [{:?}]", check.program));
     let second = rig.release("2", "");
     let upgrade = begin(&rig, &["upgrade", "s", "--binary", second.to_str().unwrap()]);
@@ -168,7 +168,7 @@ fn what_comes_before_the_new_process_can_be_called_off_too() {
 #[test]
 fn a_daemon_that_is_to_end_waits_for_no_check() {
     let mut rig = Rig::new();
-    let check = EndlessCheck::new();
+    let check = Check::new();
     rig.serve("s", "1", "", &format!("preflight = [{:?}]\npreflight_limit = \"1h\"", check.program));
     let second = rig.release("2", "");
     let upgrade = begin(&rig, &["upgrade", "s", "--binary", second.to_str().unwrap()]);
@@ -197,7 +197,7 @@ fn where_nothing_is_under_way_nothing_is_called_off() {
     assert!(refused().message.contains("it is stopped"));
 }
 
-/// Somebody else than the one who asked: a start after a death is no operation, and is not to be called off.
+/// A restart after a crash is not an operation of a caller, so it cannot be cancelled.
 #[test]
 fn a_restart_after_a_death_goes_on() {
     let rig = Rig::new();

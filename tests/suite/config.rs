@@ -1,4 +1,4 @@
-//! Service files as a user gets them right and wrong.
+//! Correct and incorrect service files.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ fn messages(text: &str) -> Vec<String> {
     parse(text).expect_err("the file must be refused").iter().map(ToString::to_string).collect()
 }
 
-/// The one message about `line`, put into a file that is right otherwise.
+/// The only error for `line` in an otherwise correct file.
 fn message(line: &str) -> String {
     let [message] = messages(&format!("binary = \"/b\"\n{line}\n")).try_into().expect("one message");
     message
@@ -324,7 +324,7 @@ fn binary_must_be_named_by_an_absolute_path() {
 }
 
 #[test]
-fn all_mistakes_of_a_file_are_told_in_its_order() {
+fn all_mistakes_of_a_file_are_reported_in_its_order() {
     let text = "mode = 1\nbinary = \"b\"\nlease = \"x\"\n[log]\nfile = 3\n";
     let lines: Vec<u32> = parse(text).unwrap_err().iter().map(|error| error.at.unwrap().line).collect();
     assert_eq!(lines, [1, 2, 3, 5]);
@@ -375,8 +375,8 @@ fn a_bad_file_hides_no_other() {
     assert!(conflict.contains("good.toml:2:12"));
 
     assert!(config::load_service(dir.path(), &"later".parse().unwrap()).is_ok(), "alone it is fine");
-    let missing = config::load_service(dir.path(), &"nobody".parse().unwrap()).unwrap_err();
-    assert!(missing[0].to_string().contains("nobody.toml: cannot be read: No such file"), "{}", missing[0]);
+    let missing = config::load_service(dir.path(), &"absent".parse().unwrap()).unwrap_err();
+    assert!(missing[0].to_string().contains("absent.toml: cannot be read: No such file"), "{}", missing[0]);
 }
 
 proptest! {
@@ -420,7 +420,7 @@ fn the_order_of_upgrades_is_checked_over_all_files() {
     assert_eq!(load(), ("cache db web".to_owned(), String::new()));
     write("cache", "\"dbb\"");
     let (names, errors) = load();
-    assert_eq!(names, "db web", "one that is refused is still a service that can be named");
+    assert_eq!(names, "db web", "a refused one is still a service that can be named");
     assert!(
         errors.contains("cache.toml:2:9: after: there is no service \"dbb\"; did you mean \"db\"?"),
         "{errors}"

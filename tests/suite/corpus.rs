@@ -1,4 +1,4 @@
-//! Every input that is kept in `fuzz/corpus`, through the check of its fuzz target.
+//! Runs every input in `fuzz/corpus` through the check of its fuzz target.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn every_input_that_is_kept_holds() {
         {
             let path = entry.unwrap().path();
             let input = fs::read(&path).unwrap();
-            // Told only if it fails.
+            // The output of a test appears only if it fails.
             println!("{}", path.display());
             target(&input);
             inputs += 1;

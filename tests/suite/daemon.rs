@@ -1,4 +1,4 @@
-//! The daemon and the command line as a person meets them: mistakes, logs, and what is left behind.
+//! The daemon and the command line from a user's view: mistakes, logs, and leftovers.
 
 use std::net::TcpListener;
 use std::process::Output;
@@ -50,14 +50,14 @@ fn a_broken_service_file_does_not_hide_the_others_and_breaks_nothing_that_runs()
     let start = rig.run(&["start", "bad"]);
     assert_eq!(start.status.code(), Some(3), "{}", text(&start));
     assert_eq!(version(address), "1");
-    // A running service whose file is broken now goes on, and its upgrade is refused.
+    // A running service serves on when its file becomes invalid. Its upgrade is refused.
     let file = rig.path("config/services/good.toml");
     let good = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("mode = \"neither\"\n{good}")).unwrap();
     let upgrade = rig.run(&["upgrade", "good"]);
     assert_eq!(upgrade.status.code(), Some(3), "{}", text(&upgrade));
     assert_eq!(version(address), "1");
-    // The next daemon runs what is right.
+    // The next daemon runs every service with a valid file.
     std::fs::write(&file, good.replace("autostart = false\n", "")).unwrap();
     rig.stop_daemon();
     rig.start_daemon();
@@ -134,7 +134,7 @@ fn without_a_daemon_each_verb_says_so() {
 }
 
 #[test]
-fn a_client_that_sends_garbage_or_nothing_disturbs_nobody() {
+fn a_client_that_sends_garbage_or_nothing_disturbs_no_other_client() {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     let rig = Rig::new();
@@ -177,7 +177,7 @@ fn a_service_file_that_is_new_is_known_at_once() {
     assert_eq!(rig.status("later").state, State::Stopped);
     let list = rig.run(&["list"]);
     assert!(text(&list).contains("later"), "{}", text(&list));
-    // One that wants an address of a service that is known is not, although its name comes first.
+    // A new file with an address of a known service does not become a service, although its name sorts first.
     let file = |name: &str| rig.path(&format!("config/services/{name}.toml"));
     std::fs::copy(file("later"), file("earlier")).unwrap();
     assert!(rig.status("earlier").problem.unwrap().contains("an address of \"later\" too"));
@@ -237,7 +237,7 @@ fn many_listeners_reach_the_service_and_a_missing_binary_still_fails_as_such() {
     assert_eq!(version(main), "2");
 }
 
-/// Needs root, for a file system of its own; without it there is nothing to fill.
+/// Needs root for a separate small file system.
 #[test]
 fn a_full_disk_costs_an_upgrade_and_nothing_else() {
     let mut rig = Rig::new();
@@ -252,7 +252,7 @@ fn a_full_disk_costs_an_upgrade_and_nothing_else() {
     let next = rig.release("2", "");
     std::fs::write(disk.0.join("fill"), vec![0; 1 << 20]).unwrap_err();
     let mut versions = [rig.path("testee-1"), next].into_iter().cycle();
-    // As many as a page of the journal takes, however long a busy machine needs for them.
+    // Enough upgrades to fill a page of the journal. The loop has no time limit, because a busy machine may be slow.
     let refused = (0..200).find_map(|_| {
         let outcome = rig.upgrade("s", &versions.next().unwrap()).unwrap();
         (outcome.outcome == handoff::control::api::Ending::RolledBack).then_some(outcome)
@@ -261,7 +261,7 @@ fn a_full_disk_costs_an_upgrade_and_nothing_else() {
     let reason = refused.reason.unwrap();
     assert!(reason.contains("journal") && reason.contains("No space left"), "{reason}");
     let serving = version(address);
-    // Also a crash is mended while the disk is full.
+    // The service is restarted after a crash, even while the disk is full.
     let pid = rig.status("s").pid.unwrap();
     crate::support::signal(pid, handoff::sys::process::Signal::SIGKILL);
     assert_eq!(version(address), serving);
@@ -278,7 +278,7 @@ fn a_runtime_directory_that_is_removed_comes_back_and_everything_can_be_managed(
     let address = rig.serve("s", "1", "", "lease = \"3s\"");
     let pid = rig.settled("s").pid;
     let remove = |rig: &Rig| {
-        // What comes back while it is removed is a reason to try again.
+        // The daemon may create files during the removal. Then the removal is retried.
         wait_for("it to be removed", || std::fs::remove_dir_all(rig.path("run")).ok());
     };
     remove(&rig);
@@ -286,7 +286,7 @@ fn a_runtime_directory_that_is_removed_comes_back_and_everything_can_be_managed(
     assert_eq!(rig.status("s").pid, pid);
     let keeper =
         wait_for("the keeper", || handoff::keeper::Client::connect(&rig.path("run/keeper.sock")).ok()).pid();
-    // Another daemon takes over what runs, by way of what has come back.
+    // A new daemon takes over the service through the recreated files.
     crate::support::kill(rig.daemon.as_ref().unwrap().id());
     rig.daemon.take().unwrap().wait().unwrap();
     wait_for("the process", || {
@@ -297,7 +297,7 @@ fn a_runtime_directory_that_is_removed_comes_back_and_everything_can_be_managed(
     assert_eq!(handoff::keeper::Client::connect(&rig.path("run/keeper.sock")).unwrap().pid(), keeper);
     rig.upgrade("s", &rig.release("2", "")).unwrap();
     assert_eq!(version(address), "2");
-    // And so when it is removed while there is no daemon.
+    // The same happens if the directory is removed while no daemon runs.
     let pid = rig.settled("s").pid;
     crate::support::kill(rig.daemon.as_ref().unwrap().id());
     rig.daemon.take().unwrap().wait().unwrap();
@@ -310,7 +310,7 @@ fn a_runtime_directory_that_is_removed_comes_back_and_everything_can_be_managed(
     rig.upgrade("s", &rig.release("3", "")).unwrap();
     assert_eq!(version(address), "3");
     rig.call(Request::Stop(service("s"))).unwrap();
-    drop(TcpListener::bind(address).expect("nobody keeps the port"));
+    drop(TcpListener::bind(address).expect("no process keeps the port"));
 }
 
 /// Needs root, to give a directory away.
@@ -333,7 +333,7 @@ fn a_runtime_directory_of_another_user_is_not_asked() {
 }
 
 #[test]
-fn clients_that_never_read_lock_nobody_out() {
+fn clients_that_never_read_lock_no_other_client_out() {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
     let rig = Rig::new();
@@ -348,14 +348,14 @@ fn clients_that_never_read_lock_nobody_out() {
         })
         .collect();
     for _ in 0..10 {
-        wait_for("somebody who reads to be answered", || {
+        wait_for("a client that reads to be answered", || {
             rig.call(Request::Status(service("s"))).is_ok().then_some(())
         });
     }
     drop(deaf);
 }
 
-/// Needs the right to make namespaces.
+/// Needs the right to create namespaces.
 #[test]
 fn the_first_process_reaps_orphans() {
     use std::process::{Command, Stdio};
@@ -373,7 +373,7 @@ fn the_first_process_reaps_orphans() {
     let log = std::fs::File::options().create(true).append(true).open(rig.path("daemon.log")).unwrap();
     let mut outer = command.stderr(log).spawn().unwrap();
     wait_for("the daemon to answer", || Client::connect(&rig.path("run/control.sock")).ok());
-    // It leaves a child that ends when its parent is gone.
+    // The preflight command leaves a child that outlives it.
     let mark = rig.path("mark");
     let begun = rig.path("begun").display().to_string();
     let hook = format!(
@@ -386,7 +386,7 @@ fn the_first_process_reaps_orphans() {
     wait_for("the orphan to end", || mark.exists().then_some(()));
     let first = handoff::sys::process::children_of(outer.id())[0];
     wait_for("it to be reaped", || rig.daemon_log().contains("an orphan has ended").then_some(()));
-    wait_for("no child to be left that has ended", || {
+    wait_for("the ended child to be reaped", || {
         let left = handoff::sys::process::children_of(first).into_iter().find(|pid| is_zombie(*pid));
         left.is_none().then_some(())
     });
@@ -404,7 +404,7 @@ fn a_service_whose_address_is_taken_at_first_starts_when_it_is_free() {
     std::fs::write(&file, text).unwrap();
     let other = TcpListener::bind(address).unwrap();
     rig.start_daemon();
-    let status = wait_for("the cause to be told", || {
+    let status = wait_for("the cause to be reported", || {
         let status = rig.looked_at("s");
         status.problem.is_some().then_some(status)
     });

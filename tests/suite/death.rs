@@ -1,4 +1,5 @@
-//! A party dies or freezes in the middle: in the end exactly one process serves, and nobody had to do anything.
+//! A process dies or freezes in the middle of an operation. In the end exactly one process serves, without any manual
+//! action.
 
 use std::path::Path;
 use std::thread::ScopedJoinHandle;
@@ -7,14 +8,16 @@ use std::time::Duration;
 use crate::support::{Rig, ask_meanwhile, service, signal, version, wait_for};
 use handoff::control::ClientError;
 use handoff::control::api::{Ending, Outcome, Request, State};
+use handoff::sys::errno::Errno;
 use handoff::sys::process::Signal;
+use handoff::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, socket};
 use handoff::sys::user::effective_user;
 
 /// Long enough for a busy machine, on which a process may be silent for a second.
 const LEASE: &str = "lease = \"2s\"\nresume_limit = \"5s\"";
 const THREE_LEASES: Duration = Duration::from_secs(6);
 
-/// Begins an upgrade of service `s` and returns when it is in `phase`.
+/// Begins an upgrade of service `s`, and returns when it is in `phase`.
 fn upgrade_until<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     rig: &'scope Rig,
@@ -30,7 +33,7 @@ fn daemon(rig: &Rig) -> u32 {
     rig.daemon.as_ref().unwrap().id()
 }
 
-/// The process that was started from `binary`.
+/// The process of `binary`.
 fn process_of(binary: &Path) -> u32 {
     wait_for("its process", || crate::support::processes_of(binary).first().copied())
 }
@@ -70,7 +73,7 @@ fn the_new_process_goes_on_when_the_daemon_dies_after_begin() {
     let binary = rig.release("2", "slow-begin-6000");
     std::thread::scope(|scope| {
         let upgrade = upgrade_until(scope, &rig, &binary, "beginning");
-        // Until it holds the lock, the old process may as well be the one that takes it.
+        // Before it holds the lock, the old process could still take the lock.
         wait_for("it to have the lock", || {
             let log = rig.run(&["logs", "s"]).stdout;
             String::from_utf8_lossy(&log).contains("testee 2 begins").then_some(())
@@ -79,8 +82,8 @@ fn the_new_process_goes_on_when_the_daemon_dies_after_begin() {
         upgrade.join().unwrap().unwrap_err();
     });
     rig.daemon.take().unwrap().wait().unwrap();
-    assert_eq!(version(address), "2", "it was told to begin, so it serves");
-    // The old one is its standby: nobody but the kernel hands it the lock.
+    assert_eq!(version(address), "2", "it got Begin, so it serves");
+    // The old process is the standby. Only the kernel hands it the lock.
     signal(process_of(&binary), Signal::SIGKILL);
     assert_eq!(version(address), "1");
 }
@@ -109,15 +112,15 @@ fn the_old_process_goes_on_when_the_daemon_dies_before_begin() {
 }
 
 #[test]
-fn a_frozen_daemon_leaves_nobody_dark_for_longer_than_the_lease_and_agrees_afterwards() {
+fn a_frozen_daemon_causes_no_outage_longer_than_the_lease_and_agrees_afterwards() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "slow-seal-4000", "lease = \"4s\"\nresume_limit = \"5s\"");
     let binary = rig.release("2", "");
     std::thread::scope(|scope| {
         let upgrade = upgrade_until(scope, &rig, &binary, "sealing");
         signal(daemon(&rig), Signal::SIGSTOP);
-        // Sealed, then nothing is heard: the old process takes back what it gave up.
-        wait_for("nobody to answer", || crate::support::is_dark(address).then_some(()));
+        // The old process has sealed, and then hears nothing: it resumes by itself.
+        wait_for("the service to stop answering", || crate::support::is_dark(address).then_some(()));
         assert_eq!(version(address), "1");
         signal(daemon(&rig), Signal::SIGCONT);
         let outcome = upgrade.join().unwrap().unwrap();
@@ -139,7 +142,7 @@ fn a_daemon_that_is_frozen_for_long_at_any_phase_agrees_with_what_happened() {
             let upgrade = scope.spawn(|| rig.upgrade("s", &binary));
             wait_for(phase, || {
                 let status = rig.status("s");
-                // A phase may be over before it is seen; a later one does as well.
+                // A phase may end before it is seen. A later phase counts, too.
                 let is_there = status.phase.as_deref() == Some(phase) || status.generation.0 == 2;
                 (is_there || upgrade.is_finished()).then_some(())
             });
@@ -156,9 +159,10 @@ fn a_daemon_that_is_frozen_for_long_at_any_phase_agrees_with_what_happened() {
     }
 }
 
-/// As when a container is paused, or the machine. Whoever continues first must not hold the silence against the others.
+/// This happens when a container or the machine is paused. The process that continues first must not treat the silence
+/// as a failure of the others.
 #[test]
-fn a_pause_of_everybody_in_an_upgrade_kills_nobody() {
+fn a_pause_of_all_processes_in_an_upgrade_kills_none() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", LEASE);
     let binary = rig.release("2", "");
@@ -168,7 +172,7 @@ fn a_pause_of_everybody_in_an_upgrade_kills_nobody() {
         let services = [rig.status("s").pid.unwrap(), process_of(&binary)];
         services.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
         crate::support::freeze(daemon(&rig), THREE_LEASES);
-        // It has looked at its clock now.
+        // The daemon has read its clock by now.
         rig.status("s");
         services.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
         let outcome = upgrade.join().unwrap().unwrap();
@@ -178,7 +182,7 @@ fn a_pause_of_everybody_in_an_upgrade_kills_nobody() {
     assert_eq!(version(address), "2");
 }
 
-/// `flock`, which holds the lock of the data or waits for it. It is ended when this is dropped.
+/// `flock`, which holds the lock of the data or waits for it. It ends when this is dropped.
 struct Stranger(std::process::Child);
 
 impl Stranger {
@@ -203,11 +207,11 @@ impl Drop for Stranger {
 }
 
 #[test]
-fn who_holds_the_lock_of_the_data_is_named() {
+fn the_holder_of_the_lock_of_the_data_is_named() {
     let rig = Rig::new();
     let address = rig.write_service("s", &rig.release("1", ""), "");
     let stranger = Stranger::new(&rig);
-    wait_for("the stranger to have it", || {
+    wait_for("the stranger to have the lock", || {
         std::fs::read_to_string("/proc/locks")
             .unwrap()
             .contains(&format!(" {} ", stranger.pid()))
@@ -215,7 +219,7 @@ fn who_holds_the_lock_of_the_data_is_named() {
     });
     std::thread::scope(|scope| {
         let start = scope.spawn(|| rig.call(Request::Start(service("s"))));
-        let problem = wait_for("it to be told", || rig.looked_at("s").problem);
+        let problem = wait_for("the problem to be reported", || rig.looked_at("s").problem);
         let told = format!("process {} (flock)", stranger.pid());
         assert!(problem.contains(&told) && problem.contains("holds the lock of its data"), "{problem}");
         drop(stranger);
@@ -275,7 +279,7 @@ fn a_socket_at_which_another_user_listens_is_not_that_of_the_process() {
     lost.wait().unwrap();
     let sockets = std::fs::read_dir(rig.path("run/adopt")).unwrap().map(|entry| entry.unwrap().path());
     let socket = sockets.into_iter().find(|path| path.extension().is_none()).unwrap();
-    // In one step: the process would put its own back.
+    // In one step, because the process would recreate its own socket.
     let mut stranger = std::process::Command::new("python3")
         .args(["-c", STRANGER])
         .arg(&socket)
@@ -294,6 +298,36 @@ fn a_socket_at_which_another_user_listens_is_not_that_of_the_process() {
     assert_eq!((status.pid, version(address)), (pid, "1".to_owned()));
 }
 
+/// As after many daemons that came and went meanwhile: their connections stay in its queue.
+#[test]
+fn a_frozen_process_that_lets_no_further_daemon_in_is_replaced() {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", LEASE);
+    let pid = rig.status("s").pid.unwrap();
+    signal(pid, Signal::SIGSTOP);
+    let mut lost = rig.daemon.take().unwrap();
+    lost.kill().unwrap();
+    lost.wait().unwrap();
+    let sockets = std::fs::read_dir(rig.path("run/adopt")).unwrap().map(|entry| entry.unwrap().path());
+    let path = sockets.into_iter().find(|path| path.extension().is_none()).unwrap();
+    let connect = || {
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK)?;
+        connect_path(&socket, &path).map(|()| socket)
+    };
+    let mut others = Vec::new();
+    let error = loop {
+        match connect() {
+            Ok(socket) if others.len() < 1000 => others.push(socket),
+            full => break full.err(),
+        }
+    };
+    assert_eq!(error, Some(Errno::EAGAIN));
+    rig.start_daemon();
+    let status = rig.settled("s");
+    assert_ne!(status.pid, Some(pid));
+    assert_eq!(version(address), "1");
+}
+
 #[test]
 fn sockets_that_are_removed_one_by_one_come_back_and_the_next_daemon_finds_them() {
     let mut rig = Rig::new();
@@ -302,7 +336,7 @@ fn sockets_that_are_removed_one_by_one_come_back_and_the_next_daemon_finds_them(
     let mut lost = rig.daemon.take().unwrap();
     lost.kill().unwrap();
     lost.wait().unwrap();
-    // Those below adopt/, and those of the daemon and of the keeper.
+    // The sockets below adopt/, and those of the daemon and of the keeper.
     for directory in ["run/adopt", "run"] {
         for path in std::fs::read_dir(rig.path(directory)).unwrap().map(|entry| entry.unwrap().path()) {
             if !path.is_dir() {

@@ -1,4 +1,4 @@
-//! Many upgrades of one service, one after the other: nothing grows.
+//! Many upgrades of one service in a row: nothing grows.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use crate::support::{LIMIT, Rig, all_or, processes_of, version};
 use handoff::control::api::Ending;
 
-/// When to look first: by then, caches and pools are as large as they get, and in the longest run the history was made shorter.
+/// When to measure first. By then caches and pools have their full size, and in the longest run the history has been
+/// shortened.
 const WARM: [usize; 3] = [40, 100, 650];
 
-/// How much the memory of a process may vary that does not grow.
+/// The tolerated variation in the memory of a process that does not grow.
 const RSS_SLACK_KIB: u64 = 1024;
 
-/// A journal with more is made shorter; an upgrade comes on top.
+/// The daemon shortens a larger journal. The records of one upgrade come on top.
 const JOURNAL_MAX_BYTES: u64 = 64 * 1024 + 2048;
 
 #[test]
@@ -57,10 +58,10 @@ fn endure(upgrades: usize, more: &str) {
     }
 }
 
-/// What all of it needs.
+/// The resources in use.
 #[derive(Debug)]
 struct Footprint {
-    /// The daemon, then the keeper, then the service.
+    /// The daemon, the keeper and the service, in this order.
     processes: [Process; 3],
     files: usize,
 }
@@ -74,9 +75,9 @@ struct Process {
 }
 
 impl Footprint {
-    /// When the last upgrade is over in every respect: nobody else is there, also no dead child of the daemon, its thread that
-    /// waited for the disk has ended, which is a second later, and `is_wanted` holds. So nobody is asked here: a connection
-    /// would count.
+    /// Waits until the last upgrade is completely over, and returns the footprint: no other process exists, not even a
+    /// zombie of the daemon; the daemon's disk thread has ended, which takes another second; and `is_wanted` holds.
+    /// Does not use the status, because a connection would count.
     fn at_rest(rig: &Rig, mut is_wanted: impl FnMut(&Self) -> bool) -> Self {
         let daemon = rig.daemon.as_ref().unwrap().id();
         let mut seen = None;
@@ -101,12 +102,13 @@ impl Footprint {
         rests.then(|| Self { processes, files: files_below(rig.root.path()) })
     }
 
-    /// What must not grow by one.
+    /// The numbers that must not grow at all.
     fn numbers(&self) -> ([(usize, usize); 3], usize) {
         (self.processes.each_ref().map(|process| (process.fds, process.threads)), self.files)
     }
 
-    /// Whether the numbers have been the same for a second. The daemon may have yet to find out that the last client has left.
+    /// Whether the numbers have been stable for a second. The daemon may not have noticed the end of the last client
+    /// yet.
     fn is_lasting() -> impl FnMut(&Self) -> bool {
         let mut since = (None, Instant::now());
         move |found| {
@@ -134,7 +136,7 @@ impl Process {
     }
 }
 
-/// Also those that are dead and not yet waited for.
+/// The children, including zombies.
 fn children_of(parent: u32) -> Vec<u32> {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

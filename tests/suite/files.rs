@@ -1,4 +1,4 @@
-//! Too few open files (`RLIMIT_NOFILE`): whoever is short of them says so, and nothing is lost.
+//! Too few open files (`RLIMIT_NOFILE`): the affected process reports it, and nothing is lost.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use handoff::keeper::Client;
 use handoff::sys::limits::{Resource, limits, set_limits};
 use handoff::sys::process::Signal;
 
-/// The soft limit of a process, which may be anything up to the hard one.
+/// The soft limit of a process. It can have any value up to the hard limit.
 fn soft_limit(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -30,7 +30,7 @@ fn daemon_with(rig: &Rig, limits: &str) -> Command {
     command
 }
 
-/// A program that runs `binary` with other limits.
+/// A script that runs `binary` with other limits.
 fn with_limits(rig: &Rig, binary: &Path, limits: &str) -> PathBuf {
     let path = rig.path("limited");
     std::fs::write(&path, format!("#!/bin/sh\n{limits}\nexec {binary:?} \"$@\"\n")).unwrap();

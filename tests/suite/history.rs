@@ -1,4 +1,4 @@
-//! What a daemon tells of its services, and afterwards of what was attempted.
+//! What a daemon reports about its services, and later about past attempts.
 
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ fn told(rig: &Rig) -> Vec<(Operation, Ending)> {
 }
 
 #[test]
-fn every_operation_is_told_with_who_asked_and_how_it_ended() {
+fn every_operation_is_reported_with_its_caller_and_its_outcome() {
     let rig = Rig::new();
     rig.serve("s", "1", "", "");
     let (second, bad) = (rig.release("2", ""), rig.release("3", "exit-after-begin"));
@@ -99,14 +99,15 @@ fn it_is_kept_across_restarts_of_the_daemon() {
     assert_eq!(entries[2].by.command, "the daemon ends");
 }
 
-/// Kills the daemon while the new process has `fault`, and starts another one.
+/// Kills the daemon while the new process has `fault`, and starts another daemon.
 fn lost_in_the_middle(fault: &str, phase: &str) -> (Rig, std::net::SocketAddr) {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     let mut upgrade = rig.handoff(&["upgrade", "s", "--binary"]);
     let mut upgrade = upgrade.arg(rig.release("2", fault)).spawn().unwrap();
     wait_for(phase, || (rig.status("s").phase.as_deref() == Some(phase)).then_some(()));
-    // One that was told to begin says so when it has the data lock: else the old process may take that back first.
+    // A new process logs that it begins when it has the data lock. Before that, the old process could take the lock
+    // back.
     let log = rig.path("state/services/s/log/current");
     let has_begun = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("testee 2 begins"));
     wait_for("the data lock", || (phase != "beginning" || has_begun()).then_some(()));
@@ -120,7 +121,7 @@ fn lost_in_the_middle(fault: &str, phase: &str) -> (Rig, std::net::SocketAddr) {
 }
 
 #[test]
-fn an_upgrade_whose_daemon_was_lost_is_told_with_who_asked() {
+fn an_upgrade_whose_daemon_was_lost_is_reported_with_its_caller() {
     let (rig, address) = lost_in_the_middle("slow-start-5000", "warming");
     assert_eq!(version(address), "1");
     let last = history(&rig, Some("s"), None).pop().unwrap();
@@ -131,7 +132,7 @@ fn an_upgrade_whose_daemon_was_lost_is_told_with_who_asked() {
 }
 
 #[test]
-fn an_upgrade_that_another_daemon_completes_is_told_as_committed() {
+fn an_upgrade_that_another_daemon_completes_is_reported_as_committed() {
     let (rig, address) = lost_in_the_middle("slow-begin-6000", "beginning");
     let last = history(&rig, Some("s"), None).pop().unwrap();
     assert_eq!(version(address), "2", "{last:?}");
@@ -142,7 +143,7 @@ fn an_upgrade_that_another_daemon_completes_is_told_as_committed() {
 }
 
 #[test]
-fn an_attempt_under_way_is_told_as_such() {
+fn an_attempt_under_way_is_reported_as_such() {
     let rig = Rig::new();
     rig.serve("s", "1", "", "");
     let mut upgrade = rig.handoff(&["upgrade", "s", "--binary"]);
@@ -165,7 +166,7 @@ fn a_history_that_cannot_be_written_stops_nothing() {
     let address = rig.serve("s", "1", "", "");
     rig.upgrade("s", &rig.release("2", "")).unwrap();
     assert_eq!(version(address), "2");
-    // It is told from memory meanwhile, and is written when there is room.
+    // Meanwhile the daemon reports the entry from memory. It writes the entry when there is room.
     assert_eq!(told(&rig).last(), Some(&(Operation::Upgrade, Ending::Committed)));
     wait_for("the log", || rig.daemon_log().contains("is not written").then_some(()));
     std::fs::remove_file(state.join("history")).unwrap();
@@ -193,7 +194,7 @@ fn the_verb_shows_a_table_a_picture_and_objects() {
     let table = String::from_utf8(table.stdout).unwrap();
     let row = table.lines().find(|line| line.contains("upgrade")).unwrap();
     assert!(row.contains("committed") && row.contains("testee-2"), "{table}");
-    // On a busy machine it takes seconds.
+    // On a busy machine an upgrade may take seconds.
     let took = table.lines().next().and_then(|head| row.get(head.find("TOOK")?..)).unwrap();
     assert!(["ms", "s"].map(Some).contains(&took.split_whitespace().nth(1)), "{table}");
     assert_eq!(table.lines().count(), 3, "{table}");
@@ -204,7 +205,7 @@ fn the_verb_shows_a_table_a_picture_and_objects() {
         assert!(picture.contains(word), "{word} is not in\n{picture}");
     }
     assert!(!picture.contains('\x1b'), "{picture}");
-    // What it is told of as text, such as who asked for it, is as long as it is.
+    // Text such as the caller is printed in full. Only the drawn lines have a limited width.
     let drawn: Vec<&str> = picture.lines().filter(|line| line.contains(['|', '█', '▒', '·'])).collect();
     assert!(drawn.len() > 4 && drawn.iter().all(|line| line.chars().count() <= 110), "{picture}");
 
@@ -220,13 +221,13 @@ fn the_verb_shows_a_table_a_picture_and_objects() {
     assert!(code == Some(1) && stderr.contains("2 attempts"), "{stderr}");
 }
 
-/// The service as it is between two tries.
+/// The status between two tries.
 fn waits(rig: &Rig) -> ServiceStatus {
     wait_for("a pause between two tries", || Some(rig.status("s")).filter(|it| it.state == State::Backoff))
 }
 
 #[test]
-fn a_first_start_that_fails_is_told_with_its_cause_and_the_next_try() {
+fn a_first_start_that_fails_is_reported_with_its_cause_and_the_next_try() {
     let rig = Rig::new();
     let bad = rig.release("1", "exit-at-once");
     let address = rig.write_service("s", &bad, "");
@@ -247,7 +248,7 @@ fn a_first_start_that_fails_is_told_with_its_cause_and_the_next_try() {
     });
     let tries = rig.daemon_log().matches("exited with code 1 before it was ready").count();
     assert!(tries >= 2, "each try is in the log");
-    // Once it serves, nothing of that is left.
+    // Once the service serves, the problem is gone.
     let release = rig.release("2", "");
     let good = wait_for("a pause between two tries", || match rig.upgrade("s", &release) {
         Err(ClientError::Refused(error)) if error.kind == Kind::Busy => None,
@@ -274,10 +275,10 @@ fn a_restart_that_cannot_start_says_why_until_it_can() {
     let death = format!("The process {pid} was killed by signal 9");
     assert!(problem.starts_with(&death) && problem.contains("exited with code 1"), "{problem}");
     assert!(!problem.contains("it was started again"), "{problem}");
-    // The next try is the next start: nothing was there to be replaced. It is asked for in a long pause between two tries.
+    // The next try is a start, not a replacement. The restart is requested in a long pause between two tries.
     wait_for("a long pause", || {
         let next = waits(&rig).next_try_at;
-        // By now: a status may take a second.
+        // Measured from now, because a status may take a second.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         next.filter(|at| *at > now + 2_500)
     });
@@ -286,7 +287,7 @@ fn a_restart_that_cannot_start_says_why_until_it_can() {
     assert_eq!(told(&rig), [(Operation::Start, Ending::Started), (Operation::Restart, Ending::Started)]);
     assert_eq!((version(address), rig.status("s").problem), ("1".to_owned(), None));
 
-    // By itself it comes to the same, and then it says so.
+    // An automatic retry has the same result, and reports it.
     std::fs::rename(&at, rig.path("good")).unwrap();
     std::fs::rename(rig.release("2", "exit-at-once"), &at).unwrap();
     let pid = rig.status("s").pid.unwrap();
@@ -306,7 +307,7 @@ fn the_reason_of_one_attempt_is_not_that_of_the_next() {
     assert!(reason("2", "exit-at-once").unwrap().contains("exited with code 1"));
     let second = reason("3", "unhealthy").unwrap();
     assert!(second.contains("not healthy") && !second.contains("exited"), "{second}");
-    assert_eq!(rig.status("s").problem, None, "the outcome tells it");
+    assert_eq!(rig.status("s").problem, None, "the outcome reports it");
     assert_eq!(reason("4", ""), None);
     let status = rig.looked_at("s");
     assert_eq!((status.problem, status.restarts), (None, 0));
@@ -323,7 +324,7 @@ fn what_came_to_no_handoff_has_no_id() {
     assert!(!told.contains("00000000-0000"), "{told}");
 }
 
-/// A signal to a process group comes twice, if its leader passes it on.
+/// A process group gets a signal twice if its leader forwards it.
 #[test]
 fn two_signals_at_once_are_one_order_and_a_later_one_leaves_the_services() {
     use handoff::sys::process::Signal;
@@ -348,7 +349,7 @@ fn two_signals_at_once_are_one_order_and_a_later_one_leaves_the_services() {
     wait_for("the order", || rig.daemon_log().contains("stopping all services").then_some(()));
     let ordered = std::time::Instant::now();
     let is_later = || ordered.elapsed() > std::time::Duration::from_millis(1_100);
-    wait_for("what comes now to be another order", || is_later().then_some(()));
+    wait_for("the next signal to count as another order", || is_later().then_some(()));
     crate::support::signal(daemon, Signal::SIGTERM);
     end(&mut rig);
     assert!(processes_of(rig.root.path()).contains(&pid));
@@ -362,7 +363,7 @@ fn file_of(rig: &Rig, name: &str) -> std::path::PathBuf {
     rig.path(&format!("config/services/{name}.toml"))
 }
 
-/// The file of service `name`, with the address of another one.
+/// Writes a file for service `name`, with the address of service `like`.
 fn newcomer(rig: &Rig, name: &str, like: &str) {
     let text = std::fs::read_to_string(file_of(rig, like)).unwrap();
     let right: String =
@@ -391,7 +392,7 @@ fn a_service_whose_file_is_broken_is_shown_with_the_place_and_keeps_its_address(
     let status = rig.status("old");
     assert_eq!((status.state, status.problem), (State::Stopped, None));
 
-    // One that never was right is shown as well, and what it can be seen to listen at is not given to the next one.
+    // A file that was never valid is shown as well. Its readable addresses are not given to other services.
     std::fs::remove_file(file_of(&rig, "a-new-one")).unwrap();
     rig.write_service("worse", &rig.release("2", ""), "binnary = 1");
     let status = rig.status("worse");
@@ -404,7 +405,7 @@ fn a_service_whose_file_is_broken_is_shown_with_the_place_and_keeps_its_address(
 }
 
 #[test]
-fn a_removed_service_is_forgotten_and_its_name_begins_anew() {
+fn a_removed_service_is_forgotten_and_its_name_can_be_used_again() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     rig.upgrade("s", &rig.release("2", "")).unwrap();
@@ -420,12 +421,13 @@ fn a_removed_service_is_forgotten_and_its_name_begins_anew() {
         assert!(output.status.code() == Some(1) && told.contains("no service \"s\""), "{args:?}: {told}");
         assert!(!told.contains("Did you mean"), "{args:?}: {told}");
     }
-    // Its address is free.
+    // The address is free.
     std::fs::write(file_of(&rig, "t"), &file).unwrap();
     assert_eq!(rig.run(&["start", "t"]).status.code(), Some(0));
     assert_eq!(version(address), "1");
     rig.call(Request::Stop(service("t"))).unwrap();
-    // The same file is the same service, as it was left: another one is another. It is not looked at before the start.
+    // The same file is the same service, with its state. A different file is a new service. The daemon is not asked
+    // before the start.
     std::fs::rename(file_of(&rig, "t"), file_of(&rig, "s")).unwrap();
     assert_eq!(rig.run(&["start", "s"]).status.code(), Some(0));
     assert_eq!((version(address), rig.status("s").generation.0), ("2".to_owned(), 3));

@@ -1,12 +1,12 @@
-//! The rules of this source that no other tool checks. Each breach is told as `file:line: what`.
+//! Rules for this source that no other tool checks. Each breach is reported as `file:line: what`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The longest a source file may be, in lines.
+/// The maximum length of a source file, in lines.
 const LINES_MAX: usize = 450;
 
-/// How near a `sleep` in a test must be to what bounds it, in lines.
+/// The maximum distance from a `sleep` in a test to the check of its bound, in lines.
 const BOUND_WITHIN: usize = 12;
 
 #[test]
@@ -20,7 +20,7 @@ fn the_rules_of_the_house_are_kept() {
         let name = path.strip_prefix(root).expect("below the root").display().to_string();
         check(&name, &text, &mut |line, what| breaches.push(format!("{name}:{line}: {what}")));
     }
-    assert!(files > 50, "only {files} files were looked at: is the walk broken?");
+    assert!(files > 50, "only {files} files were checked: is the walk broken?");
     assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
 }
 
@@ -40,7 +40,7 @@ fn check(name: &str, text: &str, breach: &mut dyn FnMut(usize, String)) {
     }
 }
 
-/// A dependency that no source names costs every build, and says something wrong of what is used.
+/// An unused dependency slows down every build, and misleads readers.
 #[test]
 fn every_dependency_is_named_by_the_source() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -123,11 +123,11 @@ fn in_source(name: &str, lines: &[&str], breach: &mut dyn FnMut(usize, String)) 
     }
 }
 
-/// No decision depends on the wall clock. It is read for what people read: times in records, and how long ago they are.
+/// No decision depends on the wall clock. It is only for output: times in records, and their age.
 const WALL_CLOCK: &str = "SystemTime";
 const FOR_PEOPLE: [&str; 2] = ["src/journal/mod.rs", "src/cli/human.rs"];
 
-// Put together, so that this file keeps the rules too.
+// Built from parts, so that this file follows the rules, too.
 const ENCODER: &str = concat!("bin", "code");
 const UNSAFE: &str = concat!("un", "safe");
 const SLEEP: &str = concat!("slee", "p(");
@@ -139,7 +139,7 @@ const NOWHERE: [(&str, &str); 4] = [
     (concat!("#[ign", "ore"), "hides a test"),
 ];
 
-/// Whether `word` stands in `line` and is not a part of a longer name.
+/// Whether `line` contains `word`, and not only as a part of a longer name.
 fn has_word(line: &str, word: &str) -> bool {
     let part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     line.match_indices(word).any(|(at, _)| {
@@ -149,20 +149,20 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// Whether a wait ends at some time: near it, time is compared with a limit.
+/// Whether a wait is bounded: nearby code compares the time with a limit.
 fn is_bounded(lines: &[&str], index: usize) -> bool {
     let near = &lines[index.saturating_sub(BOUND_WITHIN)..(index + BOUND_WITHIN).min(lines.len())];
     near.iter().any(|line| line.contains("Instant::now()")) && near.iter().any(|line| line.contains(" < "))
         || near.iter().any(|line| line.contains("Instant::now() >"))
 }
 
-/// Where this source and its user live.
+/// The paths of this source and of its user.
 fn private_paths() -> Vec<String> {
     let home = std::env::var("HOME").ok().filter(|home| home.matches('/').count() > 1);
     [Some(env!("CARGO_MANIFEST_DIR").to_owned()), home].into_iter().flatten().collect()
 }
 
-/// Every file that belongs to the source, sorted. What a build or an editor leaves is passed over.
+/// All files that belong to the source, sorted, without files of builds and editors.
 fn texts_below(root: &Path) -> Vec<PathBuf> {
     const KNOWN: [&str; 8] = ["rs", "toml", "md", "txt", "hex", "json", "sh", "run"];
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! What a server that embeds the library gets: a start without a supervisor, and each kind of listener.
+//! Features for a server that embeds the library: a start without a supervisor, and each kind of listener.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -10,10 +10,10 @@ use crate::support::{Rig, service, version, wait_for};
 use handoff::control::api::{self, Ending, Request, Response};
 use handoff::history::Entry;
 
-/// Ends the process whatever becomes of the test.
-struct ChildGuard(Child);
+/// Ends the process at the end of the test, also after a panic.
+struct Ended(Child);
 
-impl Drop for ChildGuard {
+impl Drop for Ended {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -36,10 +36,10 @@ fn without_a_supervisor_the_same_binary_binds_and_runs() {
     let rig = Rig::new();
     let address = crate::support::free_address();
     let program = rig.release("1", "");
-    let _first = ChildGuard(alone(&program, &address.to_string(), &rig.path("data")).spawn().unwrap());
+    let _first = Ended(alone(&program, &address.to_string(), &rig.path("data")).spawn().unwrap());
     wait_for("it to listen", || TcpStream::connect(address).ok());
     assert_eq!(version(address), "1");
-    // The data directory has one writer, also among servers that nobody supervises.
+    // The data directory has one writer, even among servers without a supervisor.
     let other = crate::support::free_address().to_string();
     let second = alone(&program, &other, &rig.path("data")).output().unwrap();
     assert!(!second.status.success());
@@ -145,8 +145,8 @@ fn a_service_holds_no_descriptor_but_its_own() {
         .flatten()
         .filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned()))
         .collect();
-    // Streams, the channel and its queue, the socket for another supervisor, the listener three times (the acceptor has
-    // its own, and one is for another supervisor), the lock, the data.
+    // The standard streams, the channel and its queue, the socket for another supervisor, the listener three times (one
+    // for the acceptor, one for another supervisor), the lock, the data.
     assert!(fds.len() <= 11, "{fds:?}");
     let log_pipes = fds.iter().filter(|fd| fd.starts_with("pipe:")).count();
     assert_eq!(log_pipes, 2, "{fds:?}");
@@ -160,12 +160,12 @@ fn last_of_history(rig: &Rig) -> Entry {
     }
 }
 
-/// The name of its file says another one.
+/// The file name contains a different version.
 #[test]
 fn a_server_says_its_version_itself_and_the_store_remembers_it() {
     let mut rig = Rig::new();
     rig.serve("s", "1", "", "store = true");
-    assert_eq!(rig.status("s").version.as_deref(), Some("testee 1"), "as it is read");
+    assert_eq!(rig.status("s").version.as_deref(), Some("testee 1"), "the version from the file");
     let outcome = rig.upgrade("s", &rig.release("2", "says-9.8-é")).unwrap();
     assert_eq!((outcome.outcome, outcome.version.as_deref()), (Ending::Committed, Some("9.8-é")));
     let entry = last_of_history(&rig);
@@ -174,7 +174,7 @@ fn a_server_says_its_version_itself_and_the_store_remembers_it() {
     rig.call(Request::Stop(service("s"))).unwrap();
     rig.stop_daemon().unwrap();
     rig.start_daemon();
-    assert_eq!(rig.status("s").version.as_deref(), Some("9.8-é"), "no process is there to ask");
+    assert_eq!(rig.status("s").version.as_deref(), Some("9.8-é"), "no process could report it");
     match rig.call(Request::Versions(service("s"))).unwrap() {
         Response::Versions(versions) => {
             let names: Vec<_> = versions.iter().map(|it| it.version.as_deref()).collect();
@@ -184,9 +184,9 @@ fn a_server_says_its_version_itself_and_the_store_remembers_it() {
     }
 }
 
-/// A version that runs where it lies has no place where its name could be remembered.
+/// For a version that runs in place, no stored name exists.
 #[test]
-fn the_next_daemon_is_told_the_version_as_well() {
+fn the_next_daemon_learns_the_version_as_well() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "says-1.0.7", "");
     assert_eq!(rig.status("s").version.as_deref(), Some("1.0.7"));
@@ -195,13 +195,13 @@ fn the_next_daemon_is_told_the_version_as_well() {
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     rig.start_daemon();
-    let version = wait_for("the new daemon to be told", || rig.settled("s").version);
+    let version = wait_for("the version to be reported", || rig.settled("s").version);
     assert_eq!((version.as_str(), rig.status("s").pid), ("1.0.7", pid));
     assert_eq!(crate::support::version(address), "1");
 }
 
 #[test]
-fn a_version_that_never_serves_is_told_by_its_own_name() {
+fn a_version_that_never_serves_is_reported_by_its_own_name() {
     let rig = Rig::new();
     rig.serve("s", "1", "seal-error", "store = true");
     let outcome = rig.upgrade("s", &rig.release("2", "says-2.0.1")).unwrap();

@@ -1,5 +1,5 @@
-//! A process that serves is watched: one that is stopped, or does not pass its probe any more, is replaced, and its clients
-//! wait for that.
+//! The supervisor watches a serving process. It replaces a process that is stopped or fails its probe, and the clients
+//! wait.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use handoff::sys::process::Signal;
 const MODES: [&str; 2] = ["mode = \"exclusive\"", "mode = \"overlap\""];
 const LIVENESS: &str = "liveness = \"50ms\"";
 
-/// Until another process serves.
+/// Waits until another process serves.
 fn replaced(rig: &Rig, before: u32) -> ServiceStatus {
     wait_for("another process", || {
         let status = rig.status("s");
@@ -27,14 +27,14 @@ fn a_process_that_is_stopped_at_rest_is_replaced_and_its_clients_are_answered() 
         let address = rig.serve("s", "1", "", &format!("{mode}\n{LIVENESS}"));
         let pid = rig.status("s").pid.unwrap();
         stop(pid);
-        // It waits at the listener, and is answered by the next process.
+        // The request waits at the listener until the next process answers it.
         assert_eq!(version(address), "1", "{mode}");
         let status = replaced(&rig, pid);
         assert_eq!(status.restarts, 1, "{mode}");
         let problem = status.problem.unwrap();
         let told = format!("The process {pid} did not serve: the process {pid} is stopped");
         assert!(problem.starts_with(&told) && problem.contains("(3 in a row)"), "{problem}");
-        // The next one is watched as well, and so is one that comes by an upgrade.
+        // The next process is watched as well, also after an upgrade.
         let outcome = rig.upgrade("s", &rig.release("2", "")).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{mode}: {outcome:?}");
         stop(outcome.pid.unwrap());
@@ -88,7 +88,7 @@ fn a_probe_that_cannot_be_carried_out_says_nothing_about_the_process() {
     let address = rig.serve("s", "1", "", &format!("liveness = \"20ms\"\n{probe}"));
     let pid = rig.status("s").pid;
     std::fs::remove_file(&command).unwrap();
-    wait_for("five looks that come to nothing", || {
+    wait_for("five checks without a result", || {
         let log = rig.daemon_log();
         (log.matches("it cannot be looked whether the process serves").count() >= 5).then_some(())
     });
@@ -96,7 +96,7 @@ fn a_probe_that_cannot_be_carried_out_says_nothing_about_the_process() {
     assert_eq!(version(address), "1");
 }
 
-/// Without a probe too: a process that stands by is there to take over.
+/// This works without a probe, too: the standby takes over.
 #[test]
 fn a_new_version_that_is_stopped_on_probation_is_taken_back() {
     for mode in MODES {
@@ -118,12 +118,12 @@ fn a_new_version_that_is_stopped_on_probation_is_taken_back() {
         let told = outcome.reason.unwrap();
         assert!(told.contains("is stopped, by a signal or a debugger (3 in a row)"), "{mode}: {told}");
         assert_eq!(version(address), "1", "{mode}");
-        // In overlap mode it has its grace, as any other that leaves.
+        // In overlap mode it gets its grace, like any other leaving process.
         signal(new, Signal::SIGCONT);
     }
 }
 
-/// It is not for the watch to end what an upgrade waits for: the old process has its grace.
+/// The watch must not end a process that an upgrade waits for: the old process gets its grace.
 #[test]
 fn a_process_that_finishes_a_request_in_an_upgrade_is_not_watched() {
     let rig = Rig::new();
@@ -131,7 +131,7 @@ fn a_process_that_finishes_a_request_in_an_upgrade_is_not_watched() {
     std::fs::write(&well, "").unwrap();
     let probe = format!("[probe]\nexec = [\"/usr/bin/test\", \"-e\", {well:?}]");
     let address = rig.serve("s", "1", "", &format!("liveness = \"20ms\"\n{probe}"));
-    // On a busy machine the copy takes its time.
+    // The copy takes time on a busy machine, so it is made first.
     let binary = rig.release("2", "");
     let slow = ask_meanwhile(address, "slow 5000");
     let outcome = rig.upgrade_and("s", &binary, "draining", || {
@@ -142,7 +142,7 @@ fn a_process_that_finishes_a_request_in_an_upgrade_is_not_watched() {
     assert_eq!(outcome.unwrap().outcome, Ending::Committed);
 }
 
-/// It answers and closes before anyone can look, closes at once, or resets.
+/// Answers and closes, closes at once, or resets, before the supervisor can check the connection.
 const PYTHON: &str = r#"
 import socket, struct, sys
 host, port = sys.argv[1].split(":")

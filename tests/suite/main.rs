@@ -1,7 +1,8 @@
-//! The end-to-end tests: the real daemon, real processes, real sockets. All are in one program, which is linked once, and whose
-//! tests wait side by side. `cargo test --test suite upgrade::` runs those of one file or folder.
+//! The end-to-end tests: the real daemon, real processes, real sockets. All tests are in one program, which is linked
+//! once, and they wait in parallel. `cargo test --test suite upgrade::` runs the tests of one file or folder.
 //!
-//! What a process has only once, such as its descriptors and its user, is looked at in a process of its own: see [`support::again`].
+//! Tests of properties that a process has only once, such as its descriptors or its user, run in a separate process:
+//! see [`support::again`].
 
 mod support;
 

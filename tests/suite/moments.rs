@@ -1,4 +1,4 @@
-//! Requests, deaths and ends at an awkward moment: each costs what it has to, and no more.
+//! Requests, crashes and ends at awkward moments: each has its necessary cost only.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -27,7 +27,7 @@ fn edit(rig: &Rig, name: &str, from: &str, to: &str) {
     fs::write(&file, text.replace(from, to)).unwrap();
 }
 
-/// A service that starts by itself, on data of its own, with an address that another has.
+/// A service with autostart and its own data directory, whose address is in use.
 fn waits_for_its_address(rig: &Rig, name: &str) -> (SocketAddr, TcpListener) {
     let address = rig.write_service(name, &rig.release(name, ""), "");
     edit(rig, name, "autostart = false", "autostart = true");
@@ -36,7 +36,8 @@ fn waits_for_its_address(rig: &Rig, name: &str) -> (SocketAddr, TcpListener) {
     (address, TcpListener::bind(address).unwrap())
 }
 
-/// Who has the address is looked for among all processes, which takes its time where there are many.
+/// Waits until the service waits for its address. The daemon searches all processes for the owner of the address, which
+/// may take long.
 fn it_waits(rig: &Rig, name: &str) {
     wait_for("it to wait", || match rig.call(Request::Status(service(name))) {
         Ok(Response::Status(status)) => (status.state == State::Backoff).then_some(()),
@@ -146,7 +147,7 @@ fn an_address_that_was_edited_while_nothing_ran_is_the_one_that_serves() {
         rig.settled("s");
         assert!(TcpStream::connect_timeout(&new, Duration::from_secs(5)).is_ok(), "{mode}: it is not bound");
         assert_eq!(version(new), "1", "{mode}");
-        assert!(TcpStream::connect(old).is_err(), "{mode}: the old address is bound still");
+        assert!(TcpStream::connect(old).is_err(), "{mode}: the old address is still bound");
         assert_eq!(rig.upgrade("s", &rig.release("2", "")).unwrap().outcome, Ending::Committed);
         assert_eq!(version(new), "2", "{mode}");
     }

@@ -1,10 +1,14 @@
-//! Upgrades of a service whose generations may overlap: the new one is steered to, the old one serves out its queue.
+//! Upgrades in overlap mode: new connections go to the new process, and the old one serves its queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{Rig, ask, ask_meanwhile, pause, version};
-use handoff::control::api::Ending;
+use std::net::SocketAddr;
+
+use crate::support::{Rig, ask, ask_meanwhile, pause, service, signal, version, wait_for};
+use handoff::control::api::{Ending, History, Request, Response};
+use handoff::history::{self, Entry, Operation};
+use handoff::sys::process::Signal;
 
 const OVERLAP: &str = "mode = \"overlap\"";
 
@@ -30,7 +34,7 @@ fn there_is_no_gap_and_no_failed_request() {
     for n in 1..=10 {
         let outcome = rig.upgrade("s", &rig.release(&n.to_string(), "slow-begin-50")).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
-        assert_eq!(outcome.accept_gap_us, None, "somebody accepts at all times");
+        assert_eq!(outcome.accept_gap_us, None, "a process accepts at all times");
         assert_eq!(version(address), n.to_string());
     }
     stop.store(true, Ordering::Relaxed);
@@ -60,12 +64,12 @@ fn a_long_request_is_finished_by_the_old_process_while_the_new_one_serves() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", OVERLAP);
     let binary = rig.release("2", "");
-    // Longer than a busy machine needs for the upgrade.
+    // Longer than an upgrade takes on a busy machine.
     let slow = ask_meanwhile(address, "slow 8000");
     std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| rig.upgrade("s", &binary).unwrap());
         crate::support::wait_for("the new version", || (version(address) == "2").then_some(()));
-        assert!(!slow.is_finished(), "the new one serves while the old one is busy");
+        assert!(!slow.is_finished(), "the new process serves while the old one is busy");
         assert_eq!(upgrade.join().unwrap().outcome, Ending::Committed);
     });
     assert_eq!(slow.join().unwrap().unwrap(), "1 slow 8000");
@@ -103,13 +107,14 @@ fn clients_that_come_after_the_death_of_the_old_process_wait_for_the_new_one_and
                 crate::support::signal(old, handoff::sys::process::Signal::SIGSTOP);
                 early = Some(scope.spawn(move || ask(address, "x")));
                 crate::support::signal(old, handoff::sys::process::Signal::SIGKILL);
-                crate::support::wait_for("its end to be known", || {
+                crate::support::wait_for("the end to be noticed", || {
                     (rig.status("s").pid != Some(old)).then_some(())
                 });
                 assert_eq!(version(address), n.to_string());
             });
             assert_eq!(outcome.unwrap().outcome, Ending::Committed);
-            // It was in the queue of the dead, or came later: it is answered or told, and never left hanging.
+            // The client was in the queue of the dead process, or came later. It gets an answer or an error, and never
+            // hangs.
             match early.unwrap().join().unwrap() {
                 Ok(_) => {}
                 Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),
@@ -117,4 +122,58 @@ fn clients_that_come_after_the_death_of_the_old_process_wait_for_the_new_one_and
         });
     }
     crate::support::wait_for("as many sockets as before", || (listeners() == before).then_some(()));
+}
+
+/// Upgrades while a request keeps the old process, and loses the daemon when the new one serves. `is_last` is called
+/// while the daemon is stopped, with the pid of the new process.
+fn lost_while_the_old_one_leaves(
+    meanwhile: impl FnOnce(&Rig, u32),
+    is_last: bool,
+) -> (Rig, SocketAddr, Entry) {
+    let mut rig = Rig::new();
+    let address = rig.serve("s", "1", "", "mode = \"overlap\"\nlease = \"2s\"\ndrain_grace = \"30s\"");
+    let old = rig.status("s").pid.unwrap();
+    let slow = ask_meanwhile(address, "slow 25000");
+    let daemon = rig.daemon.as_ref().unwrap().id();
+    let lost = rig.upgrade_and("s", &rig.release("2", ""), "retiring", || {
+        let new = rig.status("s").pid.unwrap();
+        assert_ne!(new, old);
+        if is_last {
+            signal(daemon, Signal::SIGSTOP);
+        }
+        meanwhile(&rig, new);
+        signal(daemon, Signal::SIGKILL);
+    });
+    lost.unwrap_err();
+    rig.daemon.take().unwrap().wait().unwrap();
+    rig.start_daemon();
+    rig.settled("s");
+    slow.join().unwrap().unwrap();
+    let asked = History { service: Some(service("s")), limit: None };
+    let entry =
+        wait_for("the end of the upgrade", || match rig.call(Request::History(asked.clone())).unwrap() {
+            Response::History(entries) => entries.into_iter().rfind(|entry| {
+                entry.operation == Operation::Upgrade && entry.outcome != history::Ending::UnderWay
+            }),
+            other => panic!("{other:?}"),
+        });
+    (rig, address, entry)
+}
+
+#[test]
+fn a_commit_whose_process_died_before_the_daemon_is_reported_as_one() {
+    let die = |rig: &Rig, new| {
+        signal(new, Signal::SIGKILL);
+        wait_for("another process", || rig.status("s").pid.filter(|pid| *pid != new));
+    };
+    let (_rig, address, entry) = lost_while_the_old_one_leaves(die, false);
+    assert_eq!((version(address).as_str(), entry.outcome), ("2", history::Ending::Committed), "{entry:?}");
+}
+
+#[test]
+fn a_commit_that_a_new_daemon_undoes_is_reported_as_rolled_back() {
+    let die = |_: &Rig, new| signal(new, Signal::SIGKILL);
+    let (_rig, address, entry) = lost_while_the_old_one_leaves(die, true);
+    assert_eq!((version(address).as_str(), entry.outcome), ("1", history::Ending::RolledBack), "{entry:?}");
+    assert!(entry.reason.unwrap().contains("the old one served"));
 }

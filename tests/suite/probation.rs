@@ -1,10 +1,10 @@
-//! A new version that is committed and then does not do well: the old one stands by, and takes over again.
+//! A committed new version fails its probation: the old version stands by, and takes over again.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::{LIMIT, Rig, ask, executable, pause, service, signal, version, wait_for};
 use handoff::control::ClientError;
 use handoff::control::api::{Ending, Outcome, Request, Response, State};
@@ -15,12 +15,13 @@ const MODES: [&str; 2] = ["mode = \"exclusive\"", "mode = \"overlap\""];
 /// Longer than any test.
 const LONG: &str = "probation = \"10m\"";
 
-/// Upgrades to version 2, does something as soon as it is on probation, and gives the end of the upgrade.
+/// Upgrades to version 2, runs `meanwhile` in the probation, and returns the outcome of the upgrade.
 fn on_probation(rig: &Rig, meanwhile: impl FnOnce()) -> Result<Outcome, ClientError> {
     rig.upgrade_and("s", &rig.release("2", ""), "probation", meanwhile)
 }
 
-/// Connects all the time. That a process dies with a connection is seen by its client; that nobody listens never is.
+/// Connects continuously. A client may see the crash of a process as a broken connection, but a refused connection is
+/// an error.
 fn never_refused<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -32,7 +33,7 @@ fn never_refused<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
                 pause();
             }
         });
-        let at_end = SetOnDrop(&stop);
+        let at_end = AtEnd(&stop);
         let done = work();
         drop(at_end);
         client.join().unwrap();
@@ -45,7 +46,7 @@ fn is_taken_back(rig: &Rig, address: SocketAddr, outcome: &Outcome, old: Option<
     let told = outcome.reason.as_deref().unwrap_or_default();
     assert!(told.contains(reason), "{told}");
     assert_eq!(version(address), "1");
-    assert_eq!(outcome.generation.0, 3, "the first one again, under a new number");
+    assert_eq!(outcome.generation.0, 3, "the first version again, under a new number");
     assert!(outcome.binary.ends_with("testee-1"), "{outcome:?}");
     wait_for("the new process to be gone", || {
         crate::support::processes_of(&rig.path("testee-2")).is_empty().then_some(())
@@ -70,14 +71,14 @@ fn the_death_of_the_new_version_takes_the_old_one_back() {
             on_probation(&rig, killed).unwrap()
         });
         is_taken_back(&rig, address, &outcome, old, "did not pass its probation: it was killed by signal 9");
-        // What it has been through once it can go through again.
+        // The same can happen again.
         let outcome = on_probation(&rig, || signal(rig.status("s").pid.unwrap(), Signal::SIGKILL)).unwrap();
         assert_eq!((outcome.outcome, outcome.pid), (Ending::RolledBack, old), "{mode}: {outcome:?}");
     }
 }
 
 #[test]
-fn who_passes_the_probation_stays_and_the_old_version_leaves() {
+fn a_version_that_passes_the_probation_stays_and_the_old_version_leaves() {
     for mode in MODES {
         let rig = Rig::new();
         let address = rig.serve("s", "1", "", &format!("{mode}\nprobation = \"3s\""));
@@ -181,7 +182,7 @@ fn kill_daemon(rig: &mut Rig) {
     daemon.wait().unwrap();
 }
 
-/// Whose end nobody sees: the daemon that was asked is killed.
+/// Leaves an upgrade on probation without a daemon, so that no client gets its outcome.
 fn left_on_probation(mode: &str) -> (Rig, SocketAddr, u32) {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", &format!("{mode}\n{LONG}\nlease = \"2s\""));
@@ -196,9 +197,9 @@ fn left_on_probation(mode: &str) -> (Rig, SocketAddr, u32) {
     (rig, address, old)
 }
 
-/// How the upgrade that the first daemon began has ended, once it has.
+/// The outcome of the upgrade that the first daemon began, once it is over.
 fn end_of_upgrade(rig: &Rig) -> Outcome {
-    wait_for("the end of the upgrade to be told", || rig.status("s").last_handoff)
+    wait_for("the end of the upgrade to be reported", || rig.status("s").last_handoff)
 }
 
 #[test]
@@ -211,7 +212,7 @@ fn with_another_daemon_the_probation_begins_again() {
             assert!(text.contains(from));
             std::fs::write(path, text.replace(from, to)).unwrap();
         };
-        // Long enough for a busy machine to see the phase.
+        // Long enough to see the phase on a busy machine.
         edit("10m", "10s");
         never_refused(address, || {
             rig.start_daemon();
@@ -268,4 +269,28 @@ fn the_old_version_serves_if_the_new_one_dies_with_the_daemon() {
         assert_eq!((status.state, status.pid, status.generation.0), (State::Serving, Some(old), 3), "{mode}");
         assert_eq!(version(address), "1", "{mode}");
     }
+}
+
+#[test]
+fn a_rollback_does_not_go_back_to_a_version_that_was_taken_back() {
+    let rig = Rig::new();
+    let address = rig.serve("s", "0", "", "store = true");
+    rig.upgrade("s", &rig.release("1", "")).unwrap();
+    let file = rig.path("config/services/s.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{LONG}\n{text}")).unwrap();
+    let old = rig.settled("s").pid;
+    let die = || signal(rig.status("s").pid.filter(|pid| Some(*pid) != old).unwrap(), Signal::SIGKILL);
+    let outcome = on_probation(&rig, die).unwrap();
+    assert_eq!((outcome.outcome, version(address).as_str()), (Ending::RolledBack, "1"), "{outcome:?}");
+    std::fs::write(&file, text).unwrap();
+    let versions = || String::from_utf8(rig.run(&["versions", "s"]).stdout).unwrap();
+    wait_for("it to be marked", || versions().contains("taken back").then_some(()));
+    let back = rig.run(&["rollback", "s"]);
+    assert!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
+    assert_eq!(version(address), "0");
+    // The same by name, which a person chooses.
+    let undone = rig.run(&["rollback", "s", "3"]);
+    assert!(undone.status.success(), "{}", String::from_utf8_lossy(&undone.stderr));
+    assert_eq!(version(address), "2");
 }

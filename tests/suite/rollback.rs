@@ -1,10 +1,10 @@
-//! New versions that are bad, each in a way of its own: the old one serves, and the reason says what to do.
+//! New versions that fail in different ways: the old version serves, and the reason says what to do.
 
 use crate::support::{Rig, ask_meanwhile, executable, service, version, wait_for};
 use handoff::control::ClientError;
 use handoff::control::api::{Ending, Outcome, Request, State};
 
-/// Upgrades a healthy service to a release with `fault` and demands that it is rolled back.
+/// Upgrades a healthy service to a release with `fault`, and checks the rollback.
 fn rolled_back(fault: &str, deadline_ms: Option<u64>) -> Outcome {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "lease = \"2s\"");
@@ -15,7 +15,7 @@ fn rolled_back(fault: &str, deadline_ms: Option<u64>) -> Outcome {
     assert_eq!(version(address), "1");
     let status = rig.status("s");
     assert_eq!((status.state, status.pid), (State::Serving, old));
-    // Nothing is left of it: the next upgrade is a good one.
+    // Nothing is left of the failed upgrade: the next one succeeds.
     let good = rig.upgrade("s", &rig.release("3", "")).unwrap();
     assert_eq!((good.outcome, good.generation.0), (Ending::Committed, 2));
     assert_eq!(version(address), "3");
@@ -40,7 +40,7 @@ rolls_back! {
     one_that_exits_at_once: "exit-at-once", None, "exited with code 1";
     one_that_exits_while_it_starts: "exit-while-warming", None, "exited with code 1";
     one_that_exits_after_begin: "exit-after-begin", None, "exited with code 1";
-    // On a busy machine all that comes before takes seconds, and counts against the deadline.
+    // On a busy machine the earlier phases take seconds, which count against the deadline.
     one_that_never_says_hello: "silent", Some(6000), "did not say Hello";
     one_that_never_gets_prepared: "hang-while-warming", Some(6000), "not prepared before the deadline";
     one_that_never_gets_ready: "hang-after-begin", Some(6000), "not ready before the deadline";
@@ -53,7 +53,7 @@ rolls_back! {
     one_that_hangs_up: "rude-hang-up", None, "closed its channel";
 }
 
-/// Its commit is under way when it shows that it cannot be trusted, so taking it back is a generation of its own.
+/// The commit is already in progress when the process breaks the protocol, so the revert is a new generation.
 #[test]
 fn one_that_says_ready_twice_is_taken_back() {
     let rig = Rig::new();
@@ -68,7 +68,7 @@ fn one_that_says_ready_twice_is_taken_back() {
 }
 
 #[test]
-fn one_that_hangs_up_later_is_told_of_before_anybody_asks_for_an_upgrade() {
+fn one_that_hangs_up_later_is_reported_before_an_upgrade_is_requested() {
     let rig = Rig::new();
     rig.serve("s", "1", "rude-deaf", "");
     let status = wait_for("the problem", || Some(rig.status("s")).filter(|status| status.problem.is_some()));
@@ -80,7 +80,7 @@ fn one_that_hangs_up_later_is_told_of_before_anybody_asks_for_an_upgrade() {
     assert_eq!(rig.status("s").problem, None);
 }
 
-/// Upgrades a service whose old process has `fault`, and demands that a process serves in the end.
+/// Upgrades a service whose old process has `fault`, and checks that a process serves in the end.
 fn old_process_fails(fault: &str, more: &str, ending: Ending, serves: &str) -> Outcome {
     let rig = Rig::new();
     let address = rig.serve("s", "1", fault, more);
@@ -136,7 +136,7 @@ fn a_request_that_outlasts_the_drain_grace_rolls_back_and_is_finished() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "drain_grace = \"300ms\"");
     let binary = rig.release("2", "");
-    // Longer than a busy machine needs until the drain.
+    // Longer than the time until the drain on a busy machine.
     let slow = ask_meanwhile(address, "slow 8000");
     let outcome = rig.upgrade("s", &binary).unwrap();
     assert_eq!(outcome.outcome, Ending::RolledBack);
@@ -211,7 +211,7 @@ fn a_program_with_no_interpreter_is_rolled_back() {
 }
 
 #[test]
-fn a_second_upgrade_while_one_runs_is_told_the_phase() {
+fn a_second_upgrade_while_one_runs_gets_the_phase() {
     let rig = Rig::new();
     rig.serve("s", "1", "", "");
     let hanging = rig.release("2", "hang-while-warming");

@@ -1,4 +1,4 @@
-//! What a process hands over to the one that follows it: through the real daemon, in both modes.
+//! State that a process hands over to the next one, with the real daemon, in both modes.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ fn state(address: SocketAddr) -> String {
     answer.split_once(' ').unwrap().1.to_owned()
 }
 
-/// As a release tells it that has taken what another one has handed over while it sealed.
+/// The description of a state of `length` bytes that was handed over during the seal.
 fn sealed_with(length: usize) -> String {
     format!("format 2, {length} bytes, sound true")
 }
@@ -51,7 +51,7 @@ fn in_overlap_mode_the_new_process_gets_it_while_it_serves() {
 }
 
 #[test]
-fn who_cannot_take_it_over_is_rolled_back_or_serves_without() {
+fn a_process_that_cannot_take_it_over_is_rolled_back_or_serves_without() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "hands-over-5242880", "");
     let old = rig.status("s").pid;
@@ -59,7 +59,7 @@ fn who_cannot_take_it_over_is_rolled_back_or_serves_without() {
     assert_eq!((outcome.outcome, outcome.pid), (Ending::RolledBack, old), "{outcome:?}");
     assert!(outcome.reason.as_ref().unwrap().contains("told to refuse format 2"), "{outcome:?}");
     assert_eq!(version(address), "1");
-    // It hands over again.
+    // The old process hands the state over again.
     assert_eq!(rig.upgrade("s", &rig.release("3", "")).unwrap().outcome, Ending::Committed);
     assert_eq!(state(address), sealed_with(FIVE_MIB));
 
@@ -67,7 +67,7 @@ fn who_cannot_take_it_over_is_rolled_back_or_serves_without() {
     let address = rig.serve("s", "1", "hands-over-100", OVERLAP);
     let outcome = rig.upgrade("s", &rig.release("2", "refuses-state")).unwrap();
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
-    wait_for("the log to tell", || log(&rig).contains("told to refuse format 2").then_some(()));
+    wait_for("the log line", || log(&rig).contains("told to refuse format 2").then_some(()));
     assert_eq!((version(address), state(address)), ("2".to_owned(), "none".to_owned()));
 }
 
@@ -78,18 +78,18 @@ fn what_was_handed_over_before_a_death_is_there_all_the_same() {
     let outcome = rig.upgrade("s", &rig.release("2", "")).unwrap();
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
     assert_eq!(state(address), "format 1, 100 bytes, sound true", "that of the drain");
-    // A process that is started after a crash has nobody who hands over.
+    // A process that is started after a crash has no predecessor.
     crate::support::signal(rig.status("s").pid.unwrap(), handoff::sys::process::Signal::SIGKILL);
     assert_eq!((version(address), state(address)), ("2".to_owned(), "none".to_owned()));
 }
 
 #[test]
-fn at_a_stop_it_is_for_nobody_and_harms_nobody() {
+fn at_a_stop_it_has_no_receiver_and_does_no_harm() {
     for mode in ["", OVERLAP] {
         let rig = Rig::new();
         rig.serve("s", "1", "hands-over-5242880", mode);
         rig.call(handoff::control::api::Request::Stop(crate::support::service("s"))).unwrap();
-        wait_for("the log to tell", || log(&rig).contains("testee 1 ends").then_some(()));
+        wait_for("the log line", || log(&rig).contains("testee 1 ends").then_some(()));
     }
 }
 

@@ -1,4 +1,5 @@
-//! The daemon under a service manager: what it tells, what it has kept, and what a daemon takes that is started with it.
+//! The daemon under a service manager: its notifications, its stored descriptors, and the descriptors that it receives
+//! at its start.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -11,7 +12,7 @@ use handoff::keeper::Client;
 use handoff::sys::message::receive;
 use handoff::sys::process::Signal;
 
-/// What a service manager does with the messages of one unit.
+/// A service manager that handles the messages of one unit.
 struct Manager {
     unit: Arc<Mutex<Unit>>,
 }
@@ -31,7 +32,7 @@ impl Manager {
         Self { unit }
     }
 
-    fn wait_to_be_told(&self, line: &str) {
+    fn wait_for_message(&self, line: &str) {
         wait_for(line, || self.unit.lock().unwrap().told.iter().any(|told| told == line).then_some(()));
     }
 
@@ -39,9 +40,10 @@ impl Manager {
         self.unit.lock().unwrap().keys()
     }
 
-    /// Starts the daemon with what is stored, from number 3 on.
+    /// Starts the daemon with the stored descriptors, numbered from 3.
     fn start_daemon(&self, rig: &mut Rig) {
-        // As its standard streams, which a shell moves: what is inheritable here would go to the processes of other tests as well.
+        // Passed as standard streams, which a shell moves: an inheritable descriptor of this process would reach
+        // processes of other tests.
         const MOVES: [&str; 3] = ["3<&0", "4<&1", "5<&2"];
         let unit = self.unit.lock().unwrap();
         let given: Vec<OwnedFd> = unit.store.iter().map(|(_, fd)| fd.try_clone().unwrap()).collect();
@@ -111,10 +113,10 @@ fn systemd_knows_how_it_stands_and_gives_back_what_it_was_given() {
     rig.stop_daemon();
     let manager = Manager::new(&rig);
     manager.start_daemon(&mut rig);
-    manager.wait_to_be_told("READY=1");
-    manager.wait_to_be_told("STATUS=0 of 0 services serve");
+    manager.wait_for_message("READY=1");
+    manager.wait_for_message("STATUS=0 of 0 services serve");
     let address = rig.serve("svc", "1", "none", "mode = \"overlap\"");
-    manager.wait_to_be_told("STATUS=1 of 1 services serve");
+    manager.wait_for_message("STATUS=1 of 1 services serve");
     rig.upgrade("svc", &rig.release("2", "none")).unwrap();
     wait_for("the same to be stored and held", || {
         let keys = manager.keys();
@@ -127,7 +129,7 @@ fn systemd_knows_how_it_stands_and_gives_back_what_it_was_given() {
     let environment = String::from_utf8_lossy(&environment);
     assert!(!environment.contains("LISTEN_") && !environment.contains("NOTIFY_"), "{environment}");
 
-    // All at once, as when the machine runs out of memory.
+    // All processes at once, as when the machine runs out of memory.
     let mut daemon = rig.daemon.take().unwrap();
     daemon.kill().unwrap();
     for pid in processes_of(rig.root.path()) {
@@ -137,13 +139,13 @@ fn systemd_knows_how_it_stands_and_gives_back_what_it_was_given() {
     manager.unit.lock().unwrap().told.clear();
     let early = std::thread::spawn(move || crate::support::version(address));
     manager.start_daemon(&mut rig);
-    manager.wait_to_be_told("READY=1");
-    assert_eq!(early.join().unwrap(), "2", "who came while nobody was there is served");
-    manager.wait_to_be_told("STATUS=1 of 1 services serve");
+    manager.wait_for_message("READY=1");
+    assert_eq!(early.join().unwrap(), "2", "a client that came without a running process is served");
+    manager.wait_for_message("STATUS=1 of 1 services serve");
     wait_for("the new keeper to hold the same", || (held(&rig) == manager.keys()).then_some(()));
     assert_eq!(manager.keys()[1], listener);
 
     rig.stop_daemon();
-    manager.wait_to_be_told("STOPPING=1");
+    manager.wait_for_message("STOPPING=1");
     wait_for("nothing to be stored", || manager.keys().is_empty().then_some(()));
 }

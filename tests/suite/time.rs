@@ -1,4 +1,4 @@
-//! Time that passes slowly, and clocks that are wrong.
+//! Slow operations, and wrong clocks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use handoff::control::api::Ending;
 use handoff::sys::process::Signal;
 use handoff_protocol::log_image::{self, HEADER_LEN, PROVEN_AT};
 
-/// Warm-up and begin take three leases each. The library gives the signs of life, whatever the service is busy with.
+/// Warm-up and begin take three leases each. The library sends signs of life, whatever the service does.
 #[test]
 fn a_start_may_take_many_leases_as_long_as_the_deadline_allows_it() {
     for mode in ["exclusive", "overlap"] {
@@ -32,7 +32,7 @@ fn a_start_may_take_many_leases_as_long_as_the_deadline_allows_it() {
     }
 }
 
-/// Every record was written at another time than it says: the clock was far ahead, at its beginning, or ran backwards.
+/// Every record has a wrong time: the clock was far ahead, at its beginning, or ran backwards.
 #[test]
 fn a_clock_that_was_wrong_changes_nothing() {
     let clocks: [fn(u64) -> u64; 4] = [
@@ -58,16 +58,16 @@ fn a_clock_that_was_wrong_changes_nothing() {
         assert_eq!((after.pid, after.generation), (before.pid, before.generation));
         assert_eq!((after.binary, after.restarts), (before.binary, before.restarts));
         assert_eq!(version(address), version_now);
-        assert!(rig.run(&["status", "s"]).status.success(), "people are told a strange time, but told");
+        assert!(rig.run(&["status", "s"]).status.success(), "the status has a strange time, but it works");
         assert!(rig.run(&["list"]).status.success());
     }
     assert_eq!(rig.upgrade("s", &rig.release("last", "")).unwrap().outcome, Ending::Committed);
     assert_eq!(version(address), "last");
 }
 
-/// Of two processes, the one that was started later has the id that sorts before that of the other.
+/// The id of the process that started later sorts before the id of the other one.
 #[test]
-fn a_clock_that_was_set_back_does_not_change_who_was_started_later() {
+fn a_clock_that_was_set_back_does_not_change_the_order_of_starts() {
     let mut rig = Rig::new();
     let address = rig.serve("s", "1", "", "mode = \"overlap\"\nlease = \"20s\"");
     let leaving = rig.status("s").pid.unwrap();
@@ -80,7 +80,7 @@ fn a_clock_that_was_set_back_does_not_change_who_was_started_later() {
     let daemon = rig.daemon.as_ref().unwrap().id();
     rig.upgrade_and("s", &binary, "retiring", || signal(daemon, Signal::SIGKILL)).unwrap_err();
     rig.daemon.take().unwrap().wait().unwrap();
-    // What it does is not known until its lease is over. Until then it gets no connection.
+    // The state of the old process is unknown until its lease ends. Until then it gets no connection.
     crate::support::stop(leaving);
     start_daemon_with(&mut rig, &clock);
     for _ in 0..20 {
@@ -108,7 +108,7 @@ fn start_daemon_with(rig: &mut Rig, library: &Path) {
     wait_for("the daemon to answer", || Client::connect(&rig.path("run/control.sock")).ok());
 }
 
-/// A library in which the wall clock is a day behind. The services of a daemon do not get its environment.
+/// A library whose wall clock is a day behind. The services of a daemon do not inherit its environment.
 fn clock_of_yesterday(rig: &Rig) -> PathBuf {
     let (source, library) = (rig.path("clock.c"), rig.path("clock.so"));
     let text = "#define _GNU_SOURCE\n#include <time.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n\
@@ -122,7 +122,7 @@ fn clock_of_yesterday(rig: &Rig) -> PathBuf {
     library
 }
 
-/// The journal, with other times in it.
+/// The journal with other times.
 fn with_clock(journal: &[u8], clock: fn(u64) -> u64) -> Vec<u8> {
     let mut records = log_image::parse(journal).unwrap().records;
     let mut bytes = log_image::header().to_vec();

@@ -1,4 +1,4 @@
-//! Upgrades that go well, with real processes and sockets.
+//! Successful upgrades, with real processes and sockets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,7 +88,7 @@ fn stop_start_and_restart_do_what_they_say() {
 }
 
 #[test]
-fn a_service_that_dies_is_started_again_and_nobody_is_refused() {
+fn a_service_that_dies_is_started_again_and_no_client_is_refused() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     for _ in 0..3 {
@@ -112,7 +112,7 @@ fn ending_the_daemon_ends_its_services_and_leaves_no_process() {
     });
 }
 
-/// The drain leaves the rest of the upgrade its time, whatever the limits are.
+/// The drain leaves enough time for the rest of the upgrade, whatever the limits are.
 #[test]
 fn a_request_that_may_be_cut_does_not_use_up_the_deadline() {
     const CUT: &str = "stragglers = \"cut\"";
@@ -123,7 +123,7 @@ fn a_request_that_may_be_cut_does_not_use_up_the_deadline() {
         wait_for("the slow request to be accepted", || (version(address) == "1").then_some(()));
         let outcome = rig.upgrade_with("s", &rig.release("2", ""), deadline_ms, None).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{more}: {outcome:?}");
-        assert!(outcome.took_us >= 2_000_000, "it has most of the time that it was granted: {outcome:?}");
+        assert!(outcome.took_us >= 2_000_000, "it gets most of its granted time: {outcome:?}");
         assert!(slow.join().unwrap().is_err(), "it was cut");
         assert_eq!(version(address), "2");
     }

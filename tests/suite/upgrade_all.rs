@@ -1,4 +1,4 @@
-//! All services at once: the order, what stops it, and what is told.
+//! An upgrade of all services: the order, what stops it, and its report.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::support::{Rig, service, version};
 use handoff::control::api::{Request, State};
 use serde_json::Value;
 
-/// A service that runs version 1 on data of its own, and whose file names a release with `fault` by now.
+/// A service that runs version 1 with its own data. Its file now names a release with `fault`.
 fn serve(rig: &Rig, name: &str, fault: &str, after: &str) -> std::net::SocketAddr {
     let first = rig.release(&format!("1-{name}"), "");
     let address = rig.write_service(name, &first, &format!("after = [{after}]"));
@@ -28,7 +28,7 @@ fn run(rig: &Rig, args: &[&str]) -> (Option<i32>, Vec<Value>) {
     (output.status.code(), text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// The services in the order in which they ended.
+/// The services, in the order of their ends.
 fn ended(objects: &[Value]) -> Vec<&str> {
     objects.iter().filter_map(|object| object["outcome"]["service"].as_str()).collect()
 }

@@ -8,6 +8,8 @@ import { Channel } from "./channel.js";
 
 /** Maximum number of silent connections to keep, the newest. */
 const PENDING_MAX = 4;
+/** Connections in the accept queue: supervisors that came and went while this process was frozen. */
+const QUEUE_MAX = 64;
 
 /** The socket, and the connections that have sent nothing yet. */
 export class Entrance {
@@ -33,7 +35,7 @@ export class Entrance {
     }
     checkPrivate(path.dirname(this.#path));
     const server = net.createServer((socket) => this.#letIn(socket));
-    server.listen({ path: this.#path, backlog: PENDING_MAX });
+    server.listen({ path: this.#path, backlog: QUEUE_MAX });
     await new Promise((resolve, reject) => server.once("listening", resolve).once("error", reject));
     server.on("error", () => {});
     fs.chmodSync(this.#path, 0o600);

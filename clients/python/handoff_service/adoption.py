@@ -16,6 +16,8 @@ from .message import Adopt
 
 #: Maximum number of silent connections to keep, the newest.
 PENDING_MAX = 4
+#: Maximum number of connections in the accept queue: supervisors that came and went while this process was frozen.
+QUEUE_MAX = 64
 #: Pause after a failed accept, in seconds.
 REST_SECONDS = 1.0
 
@@ -36,7 +38,7 @@ class Entrance:
         try:
             self._file: Optional[Tuple[int, int]] = _identity(path)
             os.chmod(path, 0o600)
-            self.socket.listen(PENDING_MAX)
+            self.socket.listen(QUEUE_MAX)
             self.socket.setblocking(False)
         except OSError:
             self.close()

@@ -17,16 +17,16 @@
 //!
 //! The crate `rmcp` implements the protocol. This crate adds what an upgradable server needs:
 //!
-//! - [`server`]: the server and its handoff callbacks: drain, seal, serve again, take over;
-//! - `connection`: one client connection, which can end on request without cutting a response;
+//! - [`server`]: the server and its handoff callbacks: drain, seal, serve again, take over. The HTTP helper of the
+//!   library treats the connections;
 //! - [`sessions`]: the table of sessions, which is handed over to the next process;
 //! - [`tools`]: the tools `echo`, `slow` (which reports progress) and `version`.
 //!
 //! An upgrade as a client sees it:
 //!
 //! - The process that received a running call answers it, with all its progress notifications.
-//! - The next call uses a new connection to the new process, with the same session. A new process holds a request with an
-//!   unknown session for up to 2 s, until the old process has handed the sessions over.
+//! - The next call uses a new connection to the new process, with the same session. A new process holds a request with
+//!   an unknown session for up to 2 s, until the old process has handed the sessions over.
 //! - An event stream (GET) ends cleanly. The client reconnects after the time that the server has sent, with the header
 //!   `Last-Event-ID`, and reaches the new process.
 //! - Protocol versions without sessions need none of this.
@@ -36,7 +36,6 @@
 //!
 //! `src/main.rs` combines the parts. Copy from there.
 
-mod connection;
 pub mod server;
 pub mod sessions;
 pub mod tools;

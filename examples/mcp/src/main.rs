@@ -7,7 +7,8 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use handoff_example_mcp::server::McpServer;
 use handoff_example_mcp::stamp::Stamp;
 use handoff_example_mcp::{log, rehearsal};
-use handoff_service::tokio::{self as service, BoxError, Drain, Seal, Server, State};
+use handoff_service::http::terminated;
+use handoff_service::tokio::{self as service, BoxError};
 
 /// An upgradable MCP server with a few tools.
 #[derive(Debug, Parser)]
@@ -42,51 +43,16 @@ async fn run(args: Args, release: Stamp) -> Result<(), BoxError> {
     let listener = starting.tcp_listener("mcp", &args.listen.to_string())?;
     // There is no data that needs a single writer.
     let begun = starting.begin(None).await?;
-    let mut server = McpServer::new(&release.version, listener);
+    let mut server = McpServer::new(&release.version, listener)?;
     if let Err(error) = rehearsal::before_ready(release.fault).await {
         return Err(begun.unhealthy(&error.to_string()).await.into());
     }
     server.serve()?;
     let serving = begun.ready().await?;
-    log!("mcp-server {} serves on {}", release.version, server.local_addr()?);
+    log!("mcp-server {} serves on {}", release.version, server.local_addr());
     rehearsal::after_ready(release.fault);
 
-    serving.run_until(Upgradable(server), told_to_stop()).await?;
+    serving.run_until(server, terminated()).await?;
     log!("mcp-server {} has handed over", release.version);
     Ok(())
-}
-
-/// Completes at Ctrl-C or SIGTERM.
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-/// Connects the handoff callbacks with the server.
-struct Upgradable(McpServer);
-
-impl Server for Upgradable {
-    async fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
-        self.0.drain(&drain).await
-    }
-
-    async fn seal(&mut self, seal: Seal) -> Result<(), BoxError> {
-        self.0.seal(&seal).await
-    }
-
-    async fn resume(&mut self) -> Result<(), BoxError> {
-        Ok(self.0.serve()?)
-    }
-
-    async fn take_over(&mut self, state: State) -> Result<(), BoxError> {
-        self.0.take_over(&state)
-    }
 }

@@ -1,8 +1,8 @@
 //! The S3 server and its handoff callbacks.
 //!
 //! States: *opened* → [`serve`](S3Server::serve) → *serving* → [`drain`](S3Server::drain) → *draining* (still accepts;
-//! clients reconnect) → [`seal`](S3Server::seal) → *sealed* (accepts nothing, writes nothing, has closed everything but the
-//! listener). `serve` returns from every state to *serving*, even after a failed seal.
+//! clients reconnect) → [`seal`](S3Server::seal) → *sealed* (accepts nothing, writes nothing, has closed everything but
+//! the listener). `serve` returns from every state to *serving*, even after a failed seal.
 
 use std::convert::Infallible;
 use std::future::Future;

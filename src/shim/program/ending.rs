@@ -8,7 +8,8 @@ use crate::control::api::Killed;
 use crate::shim::killed;
 use crate::shim::life::{LifeAction, LifeEvent, LifeState};
 use crate::shim::runner::early_end;
-use crate::sys::process::{Exit, Signal, is_zombie, name_of};
+use crate::sys::clock::as_ms;
+use crate::sys::process::{Exit, Signal, age_of, is_zombie, name_of};
 
 /// After SIGKILL a process is gone unless the kernel holds it.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
@@ -80,11 +81,11 @@ impl Program {
     /// Kills what has not ended within its time.
     fn kill_late(&self, after: Duration) -> Result<Vec<Killed>, String> {
         let _killing = self.killing.lock().unwrap_or_else(PoisonError::into_inner);
-        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         let killed = self.running().into_iter().map(|pid| Killed {
             pid,
             name: name_of(pid).unwrap_or_default(),
-            after_ms,
+            // It may have been started since.
+            after_ms: as_ms(age_of(pid).map_or(after, |age| age.min(after))),
         });
         let killed: Vec<Killed> = killed.collect();
         let is_killed = self.feed(LifeEvent::Late).contains(&LifeAction::Kill);

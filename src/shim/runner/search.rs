@@ -65,12 +65,12 @@ impl Runner {
     /// complete.
     fn tell_of_left(&self, survey: Survey) -> u64 {
         let unanswered = match self.finishes() {
-            true => survey.work + survey.paused + survey.streams,
+            true => survey.work + survey.paused,
             // The kernel was not asked about the others.
             false if self.census.may_ask() => survey.work - survey.uncertain,
             false => survey.work,
         };
-        let unanswered = unanswered as u64;
+        let unanswered = (unanswered + survey.streams) as u64;
         let left = Connections { open: survey.open as u64, unread: survey.waiting as u64, unanswered };
         let path = self.config.own_path.with_extension(LEFT);
         let written =

@@ -161,7 +161,7 @@ impl Service {
                 self.upkeep.slots = Some(SlotWatch { token, process: of, sockets, epoll, task });
             }
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "it will not be noticed if its program ends a listener");
+                tracing::error!(%error, "it will not be noticed if its program ends a listener");
             }
         }
     }
@@ -198,14 +198,14 @@ impl Service {
                 listening.store(&self.shared.keeper, self.name.as_str(), slot);
                 for at in &renewed {
                     let address = listening.groups[*at].address();
-                    tracing::warn!(service = %self.name, %address, "the program has ended its listener and runs on; clients wait at another one");
+                    tracing::warn!(%address, "the program has ended its listener and runs on; clients wait at another one");
                 }
                 self.upkeep.ended_listeners.renewed.extend(renewed);
                 self.adjust_slot_watch();
                 self.adjust_socket_paths();
             }
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "a listener that the program has ended cannot be replaced");
+                tracing::error!(%error, "a listener that the program has ended cannot be replaced");
                 self.problems.listener_not_renewed(&error);
             }
         }
@@ -238,8 +238,10 @@ impl Service {
 
     /// A sentence for the user about listeners that the program has left.
     pub(in crate::supervisor) fn left_listeners_sentence(&self) -> Option<String> {
-        let left =
-            if self.machine.phase() == Phase::Serving { self.left_listeners() } else { BTreeSet::new() };
+        let left = match self.machine.phase() == Phase::Serving && self.incumbent_over().is_none() {
+            true => self.left_listeners(),
+            false => BTreeSet::new(),
+        };
         let at = left.first()?;
         let listener = self.config.listeners.get(*at)?;
         let pid =
@@ -309,8 +311,7 @@ impl Service {
         self.upkeep.ended_listeners.received.extend((0..count).filter(|at| !left.contains(at)));
         // The program must have had these too, or it could not have ended them.
         self.upkeep.ended_listeners.received.extend(self.upkeep.ended_listeners.renewed.iter().copied());
-        let taken = &self.upkeep.ended_listeners.received;
-        tracing::debug!(service = %self.name, ?taken, "the program has had its listeners");
+        tracing::debug!(taken = ?self.upkeep.ended_listeners.received, "the program has had its listeners");
     }
 
     /// Restarts the service, as `handoff restart` does, if clients wait at a listener that the program had and has
@@ -323,13 +324,17 @@ impl Service {
             let at = self.config.listeners.iter().position(|known| known.name == listener.name);
             waiting.contains(&listener.address) && at.is_some_and(|at| left.received.contains(&at))
         };
-        let is_early = left.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_PAUSE);
+        let over = self.incumbent_over();
+        let is_early = over.is_none() && left.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_PAUSE);
         if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;
         }
-        tracing::warn!(service = %self.name, %address, "clients wait where the program has left its listener; it is restarted");
+        tracing::warn!(%address, "clients wait where the program has left its listener; it is restarted");
         self.upkeep.ended_listeners.replaced_at = Some(Instant::now());
-        let why = format!("clients wait at {address}, where the program does not listen any more");
+        let why = match over {
+            Some(how) => format!("clients wait at {address}, and the main {how}"),
+            None => format!("clients wait at {address}, where the program does not listen any more"),
+        };
         // The status and the history show this reason.
         let (operation, _) = operation(Operation::Restart, &why);
         self.restart(operation);

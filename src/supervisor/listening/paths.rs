@@ -102,7 +102,7 @@ impl Service {
         let task = match watch(&names) {
             Ok(inotify) => Some(spawn_local(restore_always(self.inputs.clone(), inotify)).abort_handle()),
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "paths that are removed will not be put back");
+                tracing::error!(%error, "paths that are removed will not be put back");
                 None
             }
         };
@@ -128,10 +128,10 @@ impl Service {
         for (address, mended) in listening.restore_paths(active) {
             match mended {
                 Ok(()) => {
-                    tracing::warn!(service = %self.name, %address, "the path was removed or replaced; it is back")
+                    tracing::warn!(%address, "the path was removed or replaced; it is back")
                 }
                 Err(error) => {
-                    tracing::error!(service = %self.name, %address, error, "the path cannot be put back");
+                    tracing::error!(%address, error, "the path cannot be put back");
                     self.problems.path_lost(&address, &error);
                 }
             }

@@ -72,7 +72,7 @@ impl Service {
         let forgotten =
             self.lanes.history.wait(STATE_TIMEOUT, &what, move || shim::forget_sides(&shared_dir));
         if let Err(error) = forgotten {
-            tracing::warn!(service = %self.name, %error, "what is written down of earlier listeners stays");
+            tracing::warn!(%error, "what is written down of earlier listeners stays");
         }
     }
 
@@ -94,7 +94,7 @@ impl Service {
         let held = match self.shared.keeper.held(&format!("{}/", self.name)) {
             Ok(held) => held,
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "what the keeper holds cannot be used");
+                tracing::error!(%error, "what the keeper holds cannot be used");
                 return;
             }
         };
@@ -102,7 +102,7 @@ impl Service {
         match Listening::restore(&self.config.listeners, self.name.as_str(), held, newest, is_paired) {
             Ok(listening) => self.listening = listening,
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "what the keeper holds cannot be used");
+                tracing::error!(%error, "what the keeper holds cannot be used");
                 self.problems.slots_unusable(&error);
             }
         }
@@ -193,13 +193,13 @@ impl Service {
         let keys = listening.keys(self.name.as_str(), slot);
         for LostDatagrams { address, unread, no_room } in listening.drop_unread(slot) {
             tracing::warn!(
-                service = %self.name, %address, unread, no_room,
+                %address, unread, no_room,
                 "datagrams were lost: the process that is gone has not read all of them"
             );
             self.operations.timeline_mut().note_lost(u64::from(unread) + u64::from(no_room));
         }
         if let Err(error) = listening.retire(slot) {
-            tracing::error!(service = %self.name, %error, "a slot could not be retired");
+            tracing::error!(%error, "a slot could not be retired");
             self.problems.slots_unusable(&error);
         }
         // Only now: once the keeper has dropped a listener, nothing can take it out of its group any more.

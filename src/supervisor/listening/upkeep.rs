@@ -123,7 +123,7 @@ impl Service {
             return;
         }
         if let Some(strangers) = self.strangers() {
-            tracing::warn!(service = %self.name, "{strangers}");
+            tracing::warn!("{strangers}");
         }
         let inputs = self.inputs.clone();
         let task = spawn_local(async move {
@@ -147,7 +147,7 @@ impl Service {
             return;
         };
         if let Err(error) = listening.repair() {
-            tracing::error!(service = %self.name, %error, "new connections could not be steered");
+            tracing::error!(%error, "new connections could not be steered");
         }
     }
 }

@@ -34,10 +34,10 @@ impl Service {
         let slot = self.processes.successor().map(|process| process.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
         if let Err(error) = listening.steer_share(slot, permille) {
-            tracing::error!(service = %self.name, %error, "a share of new connections could not be steered");
+            tracing::error!(%error, "a share of new connections could not be steered");
             self.problems.slots_unusable(&error);
         }
-        tracing::info!(service = %self.name, permille, "a share of the new connections goes to the new process");
+        tracing::info!(permille, "a share of the new connections goes to the new process");
         self.monitor.measured = Some(ShareMeasurement::default());
         let step = (self.machine.handoff(), self.machine.shares());
         spawn_local(count(self.inputs.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
@@ -47,7 +47,7 @@ impl Service {
     pub(in crate::supervisor) fn tell_share(&mut self) {
         let Some(measured) = self.monitor.measured.take() else { return };
         let text = measured.to_string();
-        tracing::info!(service = %self.name, "{text}");
+        tracing::info!("{text}");
         self.tell_progress("canary", self.operations.timeline().age_us(), Some(text));
     }
 

@@ -43,7 +43,7 @@ impl Service {
     /// Records that another process keeps this one from its lock.
     pub(in crate::supervisor) fn note_lock_conflict(&mut self, id: HandoffId, pid: u32, trouble: String) {
         if self.lock_taker(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
-            tracing::warn!(service = %self.name, pid, trouble, "the new process waits");
+            tracing::warn!(pid, trouble, "the new process waits");
         }
     }
 

@@ -115,7 +115,7 @@ impl Service {
             && let Some(process) = self.processes.incumbent()
         {
             let pid = process.pid();
-            tracing::warn!(service = %self.name, pid, why, "the process is killed, since it does not serve");
+            tracing::warn!(pid, why, "the process is killed, since it does not serve");
             self.monitor.kill_reason = Some(why.clone());
         }
         self.feed(Event::Condemned(id, why));

@@ -9,6 +9,7 @@ pub(in crate::supervisor) use request::{OperationRequest, UpgradeLimits};
 pub(in crate::supervisor) use timeline::{Operation, Timeline, progress};
 
 use crate::control::{Error, api};
+use crate::history::Entry;
 
 /// The operations of a service: those in progress, and the outcome of the last one.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(in crate::supervisor) struct Operations {
     completes: bool,
     last: Option<api::Outcome>,
     recorder: Recorder,
+    /// An operation that an earlier daemon had committed and not completed. The recovery may undo it.
+    committed_before: Option<Entry>,
 }
 
 /// What a request has replaced. It is restored if the machine refuses the request.
@@ -46,6 +49,7 @@ impl Operations {
             completes: false,
             last: None,
             recorder,
+            committed_before: None,
         }
     }
 
@@ -95,6 +99,16 @@ impl Operations {
     /// Records that an operation continues under this daemon. `completes`: only its commit is left.
     pub(in crate::supervisor) fn recovered(&mut self, completes: bool) {
         self.completes = completes;
+    }
+
+    /// Records an operation that an earlier daemon had committed, and that may be undone.
+    pub(in crate::supervisor) fn was_committed_before(&mut self, entry: Entry) {
+        self.committed_before = Some(entry);
+    }
+
+    /// That operation, once.
+    pub(in crate::supervisor) fn take_committed_before(&mut self) -> Option<Entry> {
+        self.committed_before.take()
     }
 
     /// Whether an earlier daemon began the operation that has just ended.

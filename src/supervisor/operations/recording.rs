@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use handoff_protocol::ids::HandoffId;
-use handoff_protocol::record::Binary;
+use handoff_protocol::ids::{Generation, HandoffId};
+use handoff_protocol::record::{Binary, Standing};
 use handoff_protocol::supervisor::Target;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
@@ -38,7 +38,7 @@ pub(in crate::supervisor) struct RequestedOperation {
     pub(in crate::supervisor) version: Option<String>,
     /// The phases before the machine was asked, counted from the request.
     pub(in crate::supervisor) before: Vec<api::PhaseTime>,
-    at_unix_ms: u64,
+    pub(in crate::supervisor) at_unix_ms: u64,
     since: Instant,
     /// Its first handoff. A start that fails is tried again, in further handoffs.
     id: Option<HandoffId>,
@@ -290,7 +290,6 @@ impl Service {
         let directory = self.shared.dirs.service_state(&self.name);
         let read = move || History::read(&directory, ENTRIES_MAX).unwrap_or_default();
         let entries = self.wait_for_history(read).unwrap_or_default();
-        let current = self.journal.standing().current.as_ref().map(|current| current.handoff);
         for entry in entries.iter().filter(|entry| entry.outcome == Ending::UnderWay).cloned() {
             if self.is_recorded_here(entry.id) {
                 continue;
@@ -299,16 +298,33 @@ impl Service {
                 self.operations.resume(resumed(entry));
                 continue;
             }
-            let is_current = current == Some(entry.id);
-            let (outcome, reason) = match (is_current, entry.operation) {
+            let committed = committed(self.journal.standing(), entry.id);
+            let (outcome, reason) = match (committed.is_some(), entry.operation) {
                 (true, history::Operation::Start) => (Ending::Started, LOST_AFTER),
                 (true, _) => (Ending::Committed, LOST_AFTER),
                 (false, history::Operation::Start) => (Ending::Failed, LOST_BEFORE),
                 (false, _) => (Ending::RolledBack, LOST_BEFORE),
             };
-            self.operations.recorder().append(Entry { outcome, reason: Some(reason.to_owned()), ..entry });
+            let mut ended = Entry { outcome, reason: Some(reason.to_owned()), ..entry };
+            if let Some((generation, at_unix_ms)) = committed {
+                // The phases end where the earlier daemon wrote them down.
+                ended.phases = Vec::new();
+                ended.took_us = at_unix_ms.saturating_sub(ended.at).saturating_mul(1_000);
+                ended.generation = generation;
+                self.operations.was_committed_before(ended.clone());
+            }
+            self.operations.recorder().append(ended);
         }
         entries
+    }
+
+    /// Records that the recovery undoes an operation of an earlier daemon, which had committed it.
+    pub(in crate::supervisor) fn record_undone(&mut self) {
+        let Some(entry) = self.operations.take_committed_before() else { return };
+        let generation = self.journal.standing().generation().next();
+        let reason = Some(LOST_UNDONE.to_owned());
+        let undone = Entry { outcome: Ending::RolledBack, reason, generation, ..entry };
+        self.operations.recorder().append(undone);
     }
 
     /// Works on the history files, in their lane. Blocks only for a moment.
@@ -349,6 +365,8 @@ impl Service {
 }
 
 const LOST_AFTER: &str = "the daemon was lost after it had committed this";
+const LOST_UNDONE: &str =
+    "the daemon was lost after it had committed this; the new process was gone, and the old one served";
 pub(in crate::supervisor) const LOST_BEFORE: &str = "the daemon was lost in the middle of it";
 
 /// Timed by the wall clock, since the clock of the earlier daemon is gone.
@@ -367,6 +385,14 @@ fn resumed(entry: Entry) -> Operation {
         to: entry.to,
     };
     Operation { reply, progress: None, requested: Some(asked) }
+}
+
+/// The generation that a handoff has become, and when. `None` if it was not committed, or was undone.
+fn committed(standing: &Standing, handoff: HandoffId) -> Option<(Generation, u64)> {
+    let previous = standing.previous.as_ref().filter(|_| !standing.reverted);
+    let all = [standing.current.as_ref(), previous, standing.leaving.as_ref()];
+    let found = all.into_iter().flatten().find(|current| current.handoff == handoff)?;
+    Some((found.generation, found.since_unix_ms))
 }
 
 /// The entries of several services ordered by time, newest last. Those of a single service keep the order in which

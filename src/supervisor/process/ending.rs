@@ -9,11 +9,12 @@ use handoff_protocol::reason::Reason;
 use handoff_protocol::supervisor::Phase;
 
 use super::{Process, ProcessRole};
-use crate::config::{self, StopSignal};
+use crate::config::{self, StopSignal, format_duration_ms};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind, signal_names, signal_of};
 use crate::shim::{self, killed};
 use crate::supervisor::service::{Service, phase_of};
+use crate::sys::clock::as_ms;
 use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
 
 impl Service {
@@ -47,7 +48,7 @@ impl Service {
         let Some(process) = self.processes.at(place) else { return };
         let killed = process.asked_for().map(|after| {
             let pid = self.program_run_by(process).unwrap_or(process.pid());
-            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            let after_ms = as_ms(after);
             Killed { pid, name: name_of(pid).unwrap_or_default(), after_ms }
         });
         process.signal(Signal::SIGKILL);
@@ -65,7 +66,7 @@ impl Service {
         let reload = || config.unwrap_or(&self.config).program.reload_signal.map(StopSignal::signal);
         let found = kill.signal.as_deref().map_or_else(reload, signal_of);
         let Some(signal) = found else { return Err(no_signal(kill)) };
-        tracing::info!(service = %self.name, pid = process.pid(), signal = signal as i32, "signal for the program");
+        tracing::info!(pid = process.pid(), signal = signal as i32, "signal for the program");
         process.signal(signal);
         Ok(())
     }
@@ -99,7 +100,7 @@ impl Service {
     fn note_killed(&mut self, killed: impl IntoIterator<Item = Killed>) {
         for killed in killed {
             let Killed { pid, name, after_ms } = &killed;
-            tracing::warn!(service = %self.name, pid, name, after_ms, "killed: it had not ended in its time");
+            tracing::warn!(pid, name, after_ms, "killed: it had not ended in its time");
             self.problems.was_killed(killed);
         }
     }
@@ -111,6 +112,15 @@ impl Service {
             true => self.pid_of_program(),
             false => self.processes.incumbent().map(|process| process.pid()),
         }
+    }
+
+    /// When the serving process was started: as [`Self::pid`], the program, which its shim may start more than once.
+    /// Milliseconds since 1970-01-01 UTC. `pid`: the result of [`Self::pid`].
+    pub(in crate::supervisor) fn serves_since(&self, pid: Option<u32>) -> Option<u64> {
+        let process = self.processes.incumbent()?;
+        let program = pid.filter(|_| self.config.adapter.is_foreign());
+        let started_at = program.and_then(|pid| process.program_started_at(pid));
+        Some(started_at.unwrap_or(process.started_at_unix_ms))
     }
 
     /// Whether the serving process still exists; the daemon only learns of its end a moment later. `pid`: the result
@@ -133,11 +143,38 @@ impl Service {
         if !self.config.adapter.is_foreign() {
             return None;
         }
+        if self.over(process).is_some() {
+            return None;
+        }
         let path = self.file_of_shim(process.handoff, shim::PID);
         let said = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
         let found = said.or_else(|| write_pid_again(process, &path));
         process.program.set(found.or(process.program.get()));
         found
+    }
+
+    /// How the main process of a program has ended whose other processes are still ending. A clause.
+    fn over(&self, process: &Process) -> Option<String> {
+        let is_shim = self.config.adapter.is_foreign();
+        is_shim.then(|| shim::is_over(&self.shared.dirs.adopt_socket(process.handoff))).flatten()
+    }
+
+    /// The same, of the serving program.
+    pub(in crate::supervisor) fn incumbent_over(&self) -> Option<String> {
+        self.processes.incumbent().and_then(|process| self.over(process))
+    }
+
+    /// The same, as sentences.
+    pub(in crate::supervisor) fn shown_over(&self) -> Option<String> {
+        let process = self.processes.incumbent()?;
+        let how = self.over(process)?;
+        let left = tree_of(process.pid()).into_iter().filter(|pid| *pid != process.pid()).collect();
+        Some(format!(
+            "The main {how}. What is left of the program has its stop signal, and up to {} to end; then the service is started \
+             again: process {}.",
+            format_duration_ms(self.config.stop_grace_ms),
+            shim::named(&left)
+        ))
     }
 
     /// The error if it is too late to cancel, or there is nothing to cancel.

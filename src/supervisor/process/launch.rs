@@ -204,7 +204,7 @@ impl Service {
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
-        tracing::info!(service = %self.name, handoff = %id, pid = spawned.pid, binary = binary.path, "started");
+        tracing::info!(handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = ProcessParts {
             token,
             handoff: id,
@@ -274,8 +274,13 @@ impl Service {
 
     /// Whether the old version was started again, and serves after an attempt that was rolled back.
     pub(in crate::supervisor) fn was_restarted(&self) -> bool {
-        let pid = self.processes.incumbent().map(|process| process.pid());
-        pid.is_some_and(|pid| self.operations.timeline().is_another(pid, self.pid_of_program()))
+        let (program, process) = (self.pid_of_program(), self.processes.incumbent());
+        let is_another =
+            process.is_some_and(|process| self.operations.timeline().is_another(process.pid(), program));
+        // An attempt that began under an earlier daemon: that one saw the process before.
+        let started_at = program.and_then(|_| self.serves_since(program));
+        is_another
+            || self.operations.requested().any(|asked| started_at.is_some_and(|at| at > asked.at_unix_ms))
     }
 
     /// The descriptors that a start needs: pipes, channel and pidfd, each of them also on record, the listeners of

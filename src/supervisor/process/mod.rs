@@ -26,14 +26,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::journal::unix_ms;
 use crate::shim;
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::lane::Lane;
 use crate::sys::channel::Channel;
+use crate::sys::clock::as_ms;
 use crate::sys::exit::{ProcessStatus, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::outbox::Outbox;
-use crate::sys::process::{self, Signal, kill, reap};
+use crate::sys::process::{self, Signal, age_of, kill, reap};
 use crate::sys::readable::readable;
 use crate::sys::stream_end::cut;
 use crate::sys::wire::{WireError, recv_message};
@@ -87,6 +89,8 @@ pub(in crate::supervisor) struct Process {
     pub(in crate::supervisor) release: Option<String>,
     /// The program that it runs, if it is a shim, as last reported.
     pub(in crate::supervisor) program: Cell<Option<u32>>,
+    /// That program, and when it was started. Milliseconds since 1970-01-01 UTC.
+    program_started: Cell<Option<(u32, u64)>>,
     /// When it was asked to end.
     asked_at: Cell<Option<Instant>>,
     /// Its log pipe, for the next keeper.
@@ -159,6 +163,7 @@ impl Process {
             slot: parts.slot,
             release: None,
             program: Cell::default(),
+            program_started: Cell::default(),
             asked_at: Cell::default(),
             _log: parts.log,
             version,
@@ -174,6 +179,18 @@ impl Process {
 
     pub(in crate::supervisor) fn pid(&self) -> u32 {
         self.identity.pid
+    }
+
+    /// When `program`, which it runs, was started. Milliseconds since 1970-01-01 UTC. Found out once, since the clock
+    /// may be set. `None` if the program is gone.
+    pub(in crate::supervisor) fn program_started_at(&self, program: u32) -> Option<u64> {
+        let known = self.program_started.get().filter(|(pid, _)| *pid == program);
+        let find = || {
+            let age_ms = as_ms(age_of(program)?);
+            Some((program, unix_ms().saturating_sub(age_ms)))
+        };
+        self.program_started.set(known.or_else(find));
+        self.program_started.get().map(|(_, at)| at)
     }
 
     /// Records that it is asked to end now, unless it was asked before.

@@ -113,7 +113,7 @@ impl Service {
     }
 
     fn tell_of_watch(&mut self, path: &Path, what: &str) {
-        tracing::warn!(service = %self.name, path = %path.display(), "{what}");
+        tracing::warn!(path = %path.display(), "{what}");
         self.problems.at_watched_path(path, what);
     }
 

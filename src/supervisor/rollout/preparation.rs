@@ -19,6 +19,7 @@ use crate::control::{Error, api};
 use crate::history::{Ending, Entry};
 use crate::supervisor::operations::RequestedOperation;
 use crate::supervisor::service::{Handle, Service};
+use crate::sys::clock::as_ms;
 
 const CANCELLED: &str = "it was cancelled before the new version was started";
 
@@ -54,7 +55,7 @@ impl Preparation {
     /// What is left of that time, in milliseconds.
     pub(in crate::supervisor) fn left_ms(&self) -> Option<u64> {
         let left = self.until?.saturating_duration_since(Instant::now());
-        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+        Some(as_ms(left))
     }
 
     /// Whether this is for the first start of a service, and not for an upgrade.

@@ -39,7 +39,7 @@ impl Service {
         let Error { message, hint, .. } = error;
         let problem = format!("{message} It is tried again every {} s. {hint}", pause.as_secs());
         if self.problems.start_waits(problem.clone()) {
-            tracing::error!(service = %self.name, "{problem}");
+            tracing::error!("{problem}");
         }
         self.next_start.is_in(pause.as_millis() as u64);
         let (token, inputs) = (self.next_token(), self.inputs.clone());

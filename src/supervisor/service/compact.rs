@@ -59,7 +59,7 @@ impl Service {
         self.disk.compacts(false);
         self.settled.notify_waiters();
         if let Err(error) = compacted {
-            tracing::warn!(service = %self.name, error, "the journal stays as long as it is");
+            tracing::warn!(error, "the journal stays as long as it is");
             self.problems.journal_stays_long(self.journal.latched());
         }
     }

@@ -57,13 +57,14 @@ impl Service {
         }
         match self.journal.settle(recording.pending, synced) {
             Ok(()) => {
-                if recording.fact == DurableFact::Commit {
-                    self.note_generation();
+                if recording.fact == DurableFact::Revert {
+                    self.note_undone();
                 }
+                self.note_generation();
                 self.feed(Event::Durable);
             }
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "not durable");
+                tracing::error!(%error, "not durable");
                 self.problems.not_recorded(&error);
                 self.feed(Event::NotDurable(error.to_string()));
             }
@@ -73,7 +74,7 @@ impl Service {
     /// Ends the machine's wait for the disk. A later answer is dropped, and the record is cut off then.
     pub(in crate::supervisor) fn give_up_record(&mut self) {
         let Some((error, cut)) = self.journal.give_up() else { return };
-        tracing::error!(service = %self.name, %error, "not durable");
+        tracing::error!(%error, "not durable");
         self.problems.not_recorded(&error);
         // Posted before the wait ends: a lane takes no more work behind work that was given up.
         self.lanes.journal.post(cut);

@@ -116,7 +116,7 @@ impl Service {
             }
             Action::Failed(reason) => {
                 let reason = self.without_own_error(reason);
-                tracing::warn!(service = %self.name, handoff = %self.machine.handoff(), "{reason}");
+                tracing::warn!(handoff = %self.machine.handoff(), "{reason}");
                 self.problems.failed(self.with_requests(&reason));
             }
             Action::Report(outcome) => self.report(outcome),
@@ -145,10 +145,10 @@ impl Service {
         let length = state.length();
         match process.try_send(id, &ToService::State(state), &fds) {
             Ok(()) => {
-                tracing::info!(service = %self.name, pid = process.pid(), length, "state handed over")
+                tracing::info!(pid = process.pid(), length, "state handed over")
             }
             Err(error) => tracing::warn!(
-                service = %self.name, pid = process.pid(), length, %error, "state not handed over: the new process goes without"
+                pid = process.pid(), length, %error, "state not handed over: the new process goes without"
             ),
         }
     }
@@ -197,7 +197,7 @@ impl Service {
     fn steer(&mut self, slot: Option<u64>) {
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
         if let Err(error) = listening.steer(slot) {
-            tracing::error!(service = %self.name, %error, "new connections could not be steered");
+            tracing::error!(%error, "new connections could not be steered");
             self.problems.slots_unusable(&error);
         }
     }
@@ -214,7 +214,7 @@ impl Service {
             Outcome::Failed(reason) => (api::Ending::Failed, Some(reason)),
         };
         let reason = reason.map(|reason| self.without_own_error(reason));
-        tracing::info!(service = %self.name, ?ending, reason = reason.as_ref().map(ToString::to_string));
+        tracing::info!(?ending, reason = reason.as_ref().map(ToString::to_string));
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
         if is_well {
             self.problems.start_refused_no_longer();

@@ -95,7 +95,7 @@ impl Service {
             && let Some(process) = self.processes.incumbent()
         {
             let pid = process.pid();
-            tracing::warn!(service = %self.name, pid, why, "the process can be told nothing any more");
+            tracing::warn!(pid, why, "the process can be told nothing any more");
             let what = "it serves on, but this daemon can only stop it";
             self.problems.mute(format!("The process {pid} can be told nothing any more ({why}): {what}"));
         }
@@ -126,7 +126,7 @@ impl Service {
         self.operations.timeline_mut().gap_begins();
         // The pid that users know.
         let pid = process.program.get().unwrap_or(process.pid());
-        tracing::warn!(service = %self.name, pid, "the process {exit}");
+        tracing::warn!(pid, "the process {exit}");
         let current = self.journal.standing().current.as_ref();
         let Some(generation) = current.filter(|current| current.handoff == process.handoff) else { return };
         let generation = generation.generation;

@@ -83,7 +83,9 @@ impl Handle {
 
     /// Changes something beside the machine, at once.
     pub(in crate::supervisor) fn with<T>(&self, change: impl FnOnce(&mut Service) -> T) -> T {
-        change(&mut self.service.borrow_mut())
+        let mut service = self.service.borrow_mut();
+        let _span = service.span.clone().entered();
+        change(&mut service)
     }
 
     /// The number of handles on this service.

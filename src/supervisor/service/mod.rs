@@ -50,6 +50,7 @@ use crate::supervisor::process::{Processes, Token};
 use crate::supervisor::rollout::Versions;
 use crate::supervisor::service_files::ServiceFileStamp;
 use crate::supervisor::state::OpenedState;
+use crate::sys::clock::as_ms;
 use awaiting::NextStart;
 use durable::PendingWrites;
 use policy::policy;
@@ -59,6 +60,8 @@ use timers::Timers;
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Service {
+    /// Names the service in each line that is logged while it works.
+    pub(in crate::supervisor) span: tracing::Span,
     pub(in crate::supervisor) name: ServiceName,
     pub(in crate::supervisor) config: config::Service,
     pub(in crate::supervisor) machine: Supervisor,
@@ -103,6 +106,8 @@ impl Service {
         let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
         let (this, inputs) = ways;
         Self {
+            // Like an error, so that each line that is logged has the name.
+            span: tracing::error_span!(target: "handoff", "service", name = %config.name),
             name: config.name.clone(),
             machine: Supervisor::new(config.mode, policy(&config)),
             config,
@@ -134,7 +139,7 @@ impl Service {
     pub(in crate::supervisor) fn feed(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            tracing::debug!(service = %self.name, ?event, "event");
+            tracing::debug!(?event, "event");
             let happened = self.at_event(&event);
             let actions = self.machine.step(self.moment(), event);
             self.carry_out(actions, &mut events);
@@ -158,7 +163,7 @@ impl Service {
 
     /// The time on the clock of the machine.
     pub(in crate::supervisor) fn now(&self) -> Millis {
-        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+        as_ms(self.clock.elapsed())
     }
 
     /// Carries out the actions of one step.
@@ -171,13 +176,13 @@ impl Service {
         let is_refused = actions.iter().any(|action| matches!(action, Action::Refuse(_)));
         let entered = if is_refused { None } else { self.show_phase() };
         for action in actions {
-            tracing::debug!(service = %self.name, ?action, "action");
+            tracing::debug!(?action, "action");
             self.at_action(&action);
             self.perform(action, events);
         }
         // Logged only now: in the gap between two processes, nothing waits for the log.
         if let Some(phase) = entered {
-            tracing::info!(service = %self.name, %handoff, phase);
+            tracing::info!(%handoff, phase);
         }
         self.end_attempt();
     }
@@ -293,7 +298,7 @@ impl Service {
     /// Records a fact whose loss a restart of the supervisor could tolerate.
     pub(in crate::supervisor) fn note(&mut self, fact: Fact) {
         if let Err(error) = self.journal.append(fact) {
-            tracing::error!(service = %self.name, %error, "not recorded");
+            tracing::error!(%error, "not recorded");
             self.problems.not_recorded(&error);
         }
     }

@@ -150,7 +150,6 @@ impl Service {
         };
         self.recall_attempts(handoff.filter(|_| left.under_way));
         tracing::info!(
-            service = %self.name,
             handoff = %left.handoff,
             wanted,
             upgrade_under_way = left.under_way,
@@ -222,7 +221,7 @@ impl Service {
             }
             // The pid now belongs to something that is not a process.
             Err(error) => {
-                tracing::warn!(service = %self.name, pid = process.pid, %error, "this is no process");
+                tracing::warn!(pid = process.pid, %error, "this is no process");
                 None
             }
         }
@@ -231,7 +230,7 @@ impl Service {
     /// Ends the daemon, because the kernel gives it nothing more. The next one may get what it needs. The services
     /// run on.
     fn leave_for_next(&self, pid: u32, what: &str, error: &io::Error) -> ! {
-        tracing::error!(service = %self.name, pid, %error, "{what}; the daemon ends, and the services run on");
+        tracing::error!(pid, %error, "{what}; the daemon ends, and the services run on");
         std::process::exit(1)
     }
 
@@ -243,7 +242,7 @@ impl Service {
         let exit = self.exit_of(current.handoff);
         self.collect_killed(current.handoff);
         if self.journal.standing().wanted {
-            tracing::warn!(service = %self.name, pid = process.pid, "while no daemon was there, the process {exit}");
+            tracing::warn!(pid = process.pid, "while no daemon was there, the process {exit}");
             let pid = process.pid;
             self.problems.died(format!("While no daemon was there, the process {pid} {exit}"));
         }
@@ -274,14 +273,17 @@ impl Service {
             Ok(channel)
         });
         crash_point!("supervisor/recovery/reached");
-        if let Err(error) = &channel {
-            tracing::error!(service = %self.name, pid, %error, "the process lives and cannot be reached");
+        // Others have connected, and it has let none of them in: it is silent, as one that does not answer.
+        let is_full = channel.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if let Some(error) = channel.as_ref().err().filter(|_| !is_full) {
+            tracing::error!(pid, %error, "the process lives and cannot be reached");
             let what = "it serves on, but can only be stopped";
             self.problems
                 .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
         }
         let log = self.log_of(pid);
-        let found = if channel.is_ok() { Observation::Asked } else { Observation::Unreachable };
+        let is_asked = channel.is_ok() || is_full;
+        let found = if is_asked { Observation::Asked } else { Observation::Unreachable };
         let parts = ProcessParts {
             token: self.next_token(),
             identity: process,
@@ -307,7 +309,7 @@ impl Service {
             Ok(Some(pipe)) => self.shared.keeper.log(&self.name, &self.config.log, &pipe),
             Ok(None) => LogGuard::default(),
             Err(error) => {
-                tracing::warn!(service = %self.name, pid, %error, "another keeper would not read its log");
+                tracing::warn!(pid, %error, "another keeper would not read its log");
                 LogGuard::default()
             }
         }
@@ -332,7 +334,7 @@ impl Service {
             process.agree(adopted.version);
             process.slot = slot.unwrap_or(process.slot);
             let (pid, stage) = (process.pid(), adopted.stage);
-            tracing::info!(service = %self.name, pid, ?stage, "adopted");
+            tracing::info!(pid, ?stage, "adopted");
         }
         Ok(())
     }
@@ -347,9 +349,7 @@ impl Service {
                 return known;
             }
             fds = inherited_listeners(adopted.pid, adopted.listeners.len())
-                .inspect_err(
-                    |error| tracing::warn!(service = %self.name, %error, "its listeners cannot be had"),
-                )
+                .inspect_err(|error| tracing::warn!(%error, "its listeners cannot be had"))
                 .unwrap_or_default();
         }
         let oldest = self.processes.incumbent().is_some_and(|process| process.token == token);
@@ -361,7 +361,7 @@ impl Service {
                     Some(slot)
                 }
                 Err(error) => {
-                    tracing::error!(service = %self.name, %error, "its listeners cannot be used");
+                    tracing::error!(%error, "its listeners cannot be used");
                     None
                 }
             };
@@ -375,7 +375,7 @@ impl Service {
                 Some(slot)
             }
             Err(error) => {
-                tracing::error!(service = %self.name, %error, "its listeners are not known");
+                tracing::error!(%error, "its listeners are not known");
                 self.problems.listeners_unknown(&error);
                 None
             }
@@ -397,8 +397,11 @@ impl Service {
             Decision::Rest => "no process is left, and none is to run",
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
-        tracing::info!(service = %self.name, ?decision, "recovered: {text}");
+        tracing::info!(?decision, "recovered: {text}");
         self.operations.recovered(decision == Decision::Advance);
+        if decision == Decision::Revert {
+            self.record_undone();
+        }
         self.retire_unused_slots();
         let processes = self.processes.all();
         self.shared.keeper.keep_only(&self.name, processes.map(|process| process.handoff));

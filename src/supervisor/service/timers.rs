@@ -56,7 +56,7 @@ impl Service {
         let Some(pid) = silent.as_ref().map(|process| process.pid()).filter(|pid| is_busy(*pid)) else {
             return false;
         };
-        tracing::warn!(service = %self.name, pid, "a process is silent, and busy or starved");
+        tracing::warn!(pid, "a process is silent, and busy or starved");
         true
     }
 

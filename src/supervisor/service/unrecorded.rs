@@ -40,7 +40,7 @@ impl Service {
         }
         let last = found.len().saturating_sub(1);
         for (index, (handoff, process, binary)) in found.into_iter().enumerate() {
-            tracing::warn!(service = %self.name, pid = process.pid, "a process is found that was not recorded");
+            tracing::warn!(pid = process.pid, "a process is found that was not recorded");
             let generation = self.last_generation().next();
             self.note(Fact::Intent { handoff, generation, binary });
             self.note(Fact::Spawned { handoff, process });
@@ -108,7 +108,7 @@ impl Service {
                  upgrade of it is committed. Move the journal away yourself, or restore it; the next upgrade then works."
             ),
         };
-        tracing::error!(service = %self.name, "{text}");
+        tracing::error!("{text}");
         self.problems.journal_set_aside(text);
     }
 

@@ -30,7 +30,7 @@ impl Service {
             }
         }
         if let Err(error) = self.journal.keep_in_place() {
-            tracing::error!(service = %self.name, %error, "it cannot be written again");
+            tracing::error!(%error, "it cannot be written again");
             self.problems.journal_not_in_place(&error);
         }
         self.tell_of_restored_journal();
@@ -50,10 +50,10 @@ impl Service {
             Ok(true) => {}
             Err(error) => {
                 self.problems.not_recorded(&error);
-                return tracing::error!(service = %self.name, %error, "still not mended");
+                return tracing::error!(%error, "still not mended");
             }
         }
-        tracing::info!(service = %self.name, "the journal takes records again");
+        tracing::info!("the journal takes records again");
         self.problems.journal_repaired();
         // A machine that has not begun anything knows less than a journal that was not read before.
         if self.handoff().is_some() {
@@ -122,7 +122,7 @@ impl Service {
     /// Reports that the journal was written again, if it was. Another thread waits for the disk.
     pub(in crate::supervisor) fn tell_of_restored_journal(&mut self) {
         let Some(found) = self.journal.take_news() else { return };
-        tracing::error!(service = %self.name, "{found}");
+        tracing::error!("{found}");
         let is_under_way = !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped);
         self.problems.journal_written_again(&found, is_under_way);
         let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
@@ -135,7 +135,7 @@ impl Service {
     /// Handles the answer of the disk about a journal that was written again.
     pub(in crate::supervisor) fn journal_restored(&mut self, synced: io::Result<()>) {
         if let Err(error) = self.journal.restored(synced) {
-            tracing::error!(service = %self.name, %error, "not durable");
+            tracing::error!(%error, "not durable");
             self.problems.journal_not_in_place(&error);
         }
     }

@@ -1,4 +1,4 @@
-//! A program whose queue is never empty: it accepts one connection at a time, and its clients come faster.
+//! A program whose queue is never empty: it accepts one connection at a time, and its clients connect faster.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -33,7 +33,7 @@ fn release(rig: &Rig, version: &str) -> PathBuf {
     path
 }
 
-/// Asks over a new connection each time. Gives what was begun and not answered.
+/// Sends each request over a new connection. Returns the requests that the server began and did not answer.
 fn client(address: SocketAddr, begun: &std::path::Path, name: usize, is_over: &AtomicBool) -> Vec<String> {
     let mut unanswered = Vec::new();
     let until = Instant::now() + 4 * LIMIT;
@@ -76,7 +76,7 @@ fn a_busy_program_finishes_what_it_has_begun() {
             (0..12).map(|name| scope.spawn(move || client(address, begun, name, is_over))).collect();
         let upgrades = scope.spawn(|| {
             for version in 1..=4 {
-                // The queue is full again.
+                // The queue fills up again.
                 let since = Instant::now();
                 wait_for("a queue", || (since.elapsed() > Duration::from_millis(300)).then_some(()));
                 let outcome = rig.upgrade("s", &release(&rig, &version.to_string())).unwrap();

@@ -1,5 +1,5 @@
-//! What is called off, comes too late or is not well may have data to save: it is ended in order, and the version before is
-//! started again in its own time.
+//! A process whose start or upgrade is cancelled, late or unhealthy may have data to save. The supervisor stops it in
+//! order, and starts the previous version again within that version's own time limits.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
@@ -10,24 +10,24 @@ use super::ending::Slow;
 use super::wait_for;
 use crate::support::{ask, executable, service};
 
-/// Says that it is ready to somebody who does not listen, while there is such a one.
+/// While the socket `mute` exists, the server reports readiness to it, and the supervisor does not see the report.
 const MUTE: &str =
     "d=$(dirname \"$0\")\nif test -S \"$d/mute\"; then export NOTIFY_SOCKET=\"$d/mute\"; fi\nexec SERVER";
 const READY: [&str; 1] = ["READY=1"];
 const GRANTS: &str = "notify = true\nstop_grace = \"20s\"\ndrain_grace = \"1s\"\n";
 
-/// A service that is never ready from now on.
+/// A service whose next processes never become ready.
 fn mute(keys: &str) -> (Slow, UnixDatagram) {
     let slow = Slow::wrapped("exclusive", "3", &format!("{GRANTS}{keys}"), &READY, MUTE);
     let socket = UnixDatagram::bind(slow.rig.path("mute")).unwrap();
     (slow, socket)
 }
 
-/// The process that serves, as soon as it is another one.
+/// Waits until a process other than `first` answers. Returns its pid.
 fn serves_after(slow: &Slow, first: u32) -> u32 {
     let another = || ask(slow.address, "x").ok()?.parse().ok().filter(|pid| *pid != first);
     let pid = wait_for("another process to answer", another);
-    // Each process saves once, as long as none has.
+    // A process saves only if the file does not contain "saved" yet.
     std::fs::write(slow.rig.path("data/said"), "").unwrap();
     pid
 }
@@ -36,7 +36,8 @@ fn has_saved(slow: &Slow, pid: u32) {
     assert_eq!(slow.said(), format!("{pid} asked\n{pid} saved\n"));
 }
 
-/// Of the service that is stopped: the start, and its process, which takes requests and is not ready.
+/// Stops the service and starts it again. Returns the start command and the new process, which answers requests but is
+/// not ready.
 fn hanging_start(slow: &Slow, first: u32) -> (Child, u32) {
     slow.outcome(Request::Stop(service("s")));
     let mut start = slow.rig.handoff(&["start", "s"]);
@@ -88,8 +89,8 @@ fn a_start_that_is_late_ends_in_order() {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("[listen]", "deadline = \"4s\"\n[listen]")).unwrap();
     let (mut start, _) = hanging_start(&slow, slow.pid());
-    // It is tried again, and the next one may be asked by then.
-    wait_for("one to save", || slow.said().contains("saved").then_some(()));
+    // The supervisor retries, so the next process may already have its stop signal.
+    wait_for("a process to save", || slow.said().contains("saved").then_some(()));
     let said = slow.said();
     let pid = said.split_once(' ').unwrap().0;
     assert!(said.starts_with(&format!("{pid} asked\n{pid} saved\n")), "{said}");
@@ -97,7 +98,7 @@ fn a_start_that_is_late_ends_in_order() {
 }
 
 #[test]
-fn what_is_called_off_and_does_not_end_is_told() {
+fn what_is_called_off_and_does_not_end_is_reported() {
     let keys = "notify = true\nstop_grace = \"600ms\"\ndrain_grace = \"1s\"\n";
     let slow = Slow::wrapped("exclusive", "-1", keys, &READY, MUTE);
     let _socket = UnixDatagram::bind(slow.rig.path("mute")).unwrap();
@@ -108,7 +109,7 @@ fn what_is_called_off_and_does_not_end_is_told() {
     start.wait().unwrap();
 }
 
-/// The end of the upgrade, and the process that failed its probation.
+/// Returns the outcome of the upgrade, and the process that failed its probation.
 fn fails_probation(slow: &Slow) -> (Outcome, u32) {
     let (sick, check) = (slow.rig.path("sick"), slow.rig.path("check"));
     std::fs::write(&check, format!("#!/bin/sh\ntest ! -e {}\n", sick.display())).unwrap();
@@ -144,7 +145,7 @@ fn a_new_version_that_fails_its_probation_saves_before_the_old_one_is_started() 
 }
 
 #[test]
-fn a_new_version_that_fails_its_probation_and_does_not_end_is_killed_and_told() {
+fn a_new_version_that_fails_its_probation_and_does_not_end_is_killed_and_reported() {
     let slow = Slow::serve("exclusive", "-1", "stop_grace = \"600ms\"\ndrain_grace = \"1s\"\n");
     let (outcome, second) = fails_probation(&slow);
     assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");
@@ -153,7 +154,7 @@ fn a_new_version_that_fails_its_probation_and_does_not_end_is_killed_and_told() 
     assert_ne!(slow.pid(), second);
 }
 
-/// Longer than `resume_limit`, which is for a process that only goes on.
+/// The old version takes longer than `resume_limit`, which applies only to a process that resumes.
 #[test]
 fn an_old_version_that_starts_slowly_after_a_rollback_is_let_do_so() {
     let script = "d=$(dirname \"$0\")\nif rm \"$d/bad\"; then exit 1; fi\nsleep 3\nexec SERVER";
@@ -168,7 +169,7 @@ fn an_old_version_that_starts_slowly_after_a_rollback_is_let_do_so() {
     assert_ne!(slow.pid(), first);
 }
 
-/// The drain leaves the rest of the upgrade its time.
+/// The drain leaves enough time for the rest of the upgrade.
 #[test]
 fn a_request_that_may_be_cut_does_not_outlast_the_upgrade() {
     let limits = "stragglers = \"cut\"\ndeadline = \"6s\"\ndrain_grace = \"6s\"\n";
@@ -177,12 +178,12 @@ fn a_request_that_may_be_cut_does_not_outlast_the_upgrade() {
     let request = slow.ask_slowly("slow 30");
     let outcome = slow.restart();
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
-    assert!(outcome.took_us >= 2_000_000, "it has most of the time that it was granted: {outcome:?}");
+    assert!(outcome.took_us >= 2_000_000, "it gets most of its granted time: {outcome:?}");
     assert!(request.join().unwrap().is_err(), "it was cut");
     assert_ne!(slow.pid(), first);
 }
 
-/// Longer than its deadline and a lease together. The successor waits for as long.
+/// The old program saves for longer than its deadline and one lease together. The successor waits that long.
 #[test]
 fn an_upgrade_goes_forward_however_long_the_old_program_saves() {
     let limits = "deadline = \"6s\"\nlease = \"2s\"\nstop_grace = \"40s\"\ndrain_grace = \"1s\"\n";

@@ -1,4 +1,4 @@
-//! Somebody dies: the daemon, the shim, the program, in the middle of an upgrade or at rest.
+//! The daemon, the shim or the program dies, during an upgrade or at rest.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn replace_daemon(plain: &mut Plain) {
 }
 
 #[test]
-fn a_new_daemon_takes_over_and_nobody_notices() {
+fn a_new_daemon_takes_over_and_no_client_notices() {
     for (adapter, mode) in ALL {
         let mut plain = Plain::serve(adapter, mode, "");
         plain.upgrade("1", "");
@@ -40,7 +40,8 @@ fn a_new_daemon_takes_over_and_nobody_notices() {
     }
 }
 
-/// A program that is given its listeners serves from its start: that it serves well, only the probe can tell.
+/// A program that gets its listeners at its start accepts connections immediately. Only the probe shows whether it
+/// works.
 #[test]
 fn a_new_daemon_probes_what_the_one_before_had_not() {
     for (adapter, mode) in ALL {
@@ -58,7 +59,7 @@ fn a_new_daemon_probes_what_the_one_before_had_not() {
             });
             plain.add(&format!("[probe]\nhttp = \"/health\"\nbody = \"{body}\"\nlimit = \"300ms\"\n"));
             replace_daemon(&mut plain);
-            let last = wait_for("the end to be told", || plain.rig.status("s").last_handoff);
+            let last = wait_for("the end to be reported", || plain.rig.status("s").last_handoff);
             assert_eq!(last.outcome, ending, "{what}: {last:?}");
             let reason = last.reason.unwrap_or_default();
             let told = if serves == "0" { "does not pass the probe" } else { "the daemon that began" };
@@ -82,10 +83,10 @@ fn the_end_of_a_shim_is_the_end_of_its_program_and_another_one_starts() {
             let answer = ask(plain.address, "pid").ok()?;
             (!answer.ends_with(&format!(" {program}"))).then_some(())
         });
-        wait_for("the restart to be told", || (plain.rig.status("s").restarts == 1).then_some(()));
+        wait_for("the restart to be reported", || (plain.rig.status("s").restarts == 1).then_some(()));
         wait_for("the new one to have started all", || (plain.processes().len() == 4).then_some(()));
         let after = plain.processes();
-        // Also what the old one had started in a session of its own is gone.
+        // A process that the old program started in its own session is gone, too.
         assert!(!after.iter().any(|pid| before.contains(pid)), "{adapter} {mode}: {before:?} {after:?}");
     }
 }
@@ -123,13 +124,13 @@ fn without_a_daemon_the_old_version_serves_again_by_itself() {
         let mut plain = Plain::serve(adapter, "exclusive", "");
         plain.set("lease = \"3s\"\n");
         plain.upgrade("1", "");
-        // The new program begins and never says that it is there, and the daemon is killed meanwhile: the shim of the new one
-        // goes on, fails when it is killed, and the old one takes the data back.
+        // The new program begins but never reports readiness, and the daemon is killed meanwhile. The new shim goes on
+        // and then fails, because it is killed, too. The old program takes the data back.
         let binary = plain.rig.release_of("plain", "2", "slow-start-20000");
         let mut upgrade =
             plain.rig.handoff(&["upgrade", "s", "--binary", binary.to_str().unwrap()]).spawn().unwrap();
         wait_for("the new version to begin", || {
-            // One that only takes its listeners is probed from its start on.
+            // A program that only receives its listeners is probed from its start on.
             let phase = plain.rig.status("s").phase;
             matches!(phase.as_deref(), Some("beginning" | "probing")).then_some(())
         });
@@ -158,10 +159,10 @@ fn a_program_that_is_stopped_is_replaced_if_it_is_watched() {
         let plain = Plain::serve(adapter, mode, watched);
         let program = plain.program();
         stop(program);
-        // It waits at the listener, and is answered by the next program.
+        // The request waits at the listener until the next program answers it.
         assert_eq!(version(plain.address), "0", "{adapter} {mode}");
         assert_ne!(plain.program(), program, "{adapter} {mode}");
-        let status = wait_for("the restart to be told", || {
+        let status = wait_for("the restart to be reported", || {
             let status = plain.rig.status("s");
             (status.restarts == 1 && status.phase.is_none()).then_some(status)
         });
@@ -177,7 +178,7 @@ fn a_crash_is_followed_by_a_start_although_nothing_can_be_written_down() {
         let plain = Plain::serve(adapter, "exclusive", "");
         plain.upgrade("1", "");
         let program = plain.program();
-        // What is written first has this name.
+        // The shim writes a file of this name first.
         std::fs::create_dir(plain.rig.path("state/services/s/pair.new")).unwrap();
         kill(program);
         wait_for("another program to serve", || plain.address_answers("1").then_some(()));
@@ -185,7 +186,7 @@ fn a_crash_is_followed_by_a_start_although_nothing_can_be_written_down() {
     }
 }
 
-/// What a new version has started holds the data as the new version does, also if it was started before it could have them.
+/// Children of a new version hold the data as the new version does, even if they were started before it had the data.
 #[test]
 fn what_a_warm_program_has_started_is_gone_before_the_old_version_serves() {
     let mut plain = Plain::serve("inject", "exclusive", "");
@@ -216,7 +217,7 @@ fn what_a_warm_program_has_started_is_gone_before_the_old_version_serves() {
     assert!(left.is_empty(), "{left:?} of {new:?} were at work beside the old version");
 }
 
-/// A request that takes long keeps the old version in its drain meanwhile.
+/// A long request keeps the old version in its drain meanwhile.
 #[test]
 fn a_warm_program_that_dies_in_its_first_bind_is_not_begun_with() {
     let plain = Plain::serve("inject", "exclusive", "");
@@ -226,7 +227,7 @@ fn a_warm_program_that_dies_in_its_first_bind_is_not_begun_with() {
     let connection = TcpStream::connect(plain.address).unwrap();
     let (client, server) = (connection.local_addr().unwrap(), plain.address);
     let slow = std::thread::spawn(move || ask_over(connection, "slow 12000"));
-    // A drain waits for requests that are older than 100 ms.
+    // The drain waits for requests that are older than 100 ms.
     wait_for("it to be read", || Census::has_read(client, server).unwrap().then_some(()));
     let since = Instant::now();
     wait_for("it to be a long one", || (since.elapsed() > Duration::from_millis(150)).then_some(()));

@@ -1,4 +1,5 @@
-//! Programs that bind another port than their service file says, and what becomes of those who speak for a program.
+//! Programs that bind a different port than the service file names, and processes that send notifications for a
+//! program.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use handoff::control::api::{Ending, Request};
 
 use crate::support::{Rig, ask, free_address, service, wait_for};
 
-/// Binds its first argument, after as many seconds as its third the second one, and answers there.
+/// Binds its first argument. After the number of seconds in the third argument, binds the second one and answers there.
 const PYTHON: &str = r#"
 import socket, sys, threading
 def listen(text):
@@ -31,7 +32,7 @@ fn service_file(args: &[&str], listen: &str) -> String {
 }
 
 #[test]
-fn a_program_at_another_port_is_told_at_once_with_the_line_to_write() {
+fn a_program_at_another_port_is_reported_at_once_with_the_line_to_write() {
     let rig = Rig::new();
     let [wanted, first, second] = [(); 3].map(|()| free_address().to_string());
     let file = rig.path("config/services/s.toml");
@@ -39,7 +40,7 @@ fn a_program_at_another_port_is_told_at_once_with_the_line_to_write() {
     let began = Instant::now();
     let failed = std::thread::scope(|scope| {
         let start = scope.spawn(|| rig.call(Request::Start(service("s"))));
-        let problem = wait_for("the mismatch to be told", || {
+        let problem = wait_for("the mismatch to be reported", || {
             rig.status("s").problem.filter(|problem| problem.contains(&second))
         });
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}: {problem}", began.elapsed());
@@ -52,7 +53,7 @@ fn a_program_at_another_port_is_told_at_once_with_the_line_to_write() {
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     rig.call(Request::Stop(service("s"))).unwrap();
 
-    // The line is right.
+    // Now the line is correct.
     std::fs::write(&file, service_file(&[&first, &second, "0"], &second)).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();
     assert_eq!(ask(second.parse().unwrap(), "x").unwrap(), "here");
@@ -71,7 +72,7 @@ fn a_program_that_comes_to_its_port_later_is_waited_for() {
     assert_eq!(rig.status("s").last_handoff.unwrap().outcome, Ending::Started);
 }
 
-/// It serves as the user that it was started by, and a worker of it that is nobody names another process as the one that counts.
+/// The main process keeps its user. A worker with the user `nobody` names another process as the main process.
 const WORKER: &str = r#"
 import os, socket, sys, threading
 host, port = sys.argv[1].split(":")
@@ -95,7 +96,7 @@ while True:
 "#;
 
 #[test]
-fn a_worker_that_names_a_process_of_somebody_else_gets_it_no_signal() {
+fn a_worker_that_names_an_unrelated_process_gets_it_no_signal() {
     let rig = Rig::new();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(rig.root.path(), PermissionsExt::from_mode(0o711)).unwrap();
@@ -108,11 +109,11 @@ fn a_worker_that_names_a_process_of_somebody_else_gets_it_no_signal() {
     std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();
     let server: u32 = ask(address, "x").unwrap().parse().unwrap();
-    let problem = wait_for("the refusal to be told", || rig.looked_at("s").problem);
+    let problem = wait_for("the refusal to be reported", || rig.looked_at("s").problem);
     let told = format!("MAINPID={named} of process");
     assert!(problem.contains(&told) && problem.contains("(sleep) is not part of the program"), "{problem}");
     assert_eq!(rig.status("s").pid, Some(server));
-    // Everything that ends a program: an upgrade, a signal for it, the death of its shim, a stop.
+    // Everything that ends a program: an upgrade, a signal, the death of its shim, a stop.
     rig.call(Request::Restart(service("s"))).unwrap();
     let second = rig.status("s");
     assert_ne!(second.pid, Some(server));
@@ -123,5 +124,5 @@ fn a_worker_that_names_a_process_of_somebody_else_gets_it_no_signal() {
     let alive = stranger.try_wait().unwrap().is_none();
     stranger.kill().unwrap();
     stranger.wait().unwrap();
-    assert!(alive, "a process was ended that is none of the program");
+    assert!(alive, "a process outside the program was ended");
 }

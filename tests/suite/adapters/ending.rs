@@ -1,4 +1,4 @@
-//! What becomes of a program that takes its time to end: it has what its service file grants, and is never killed earlier.
+//! A program that takes long to end gets all the time that its service file grants. It is never killed earlier.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,8 +10,9 @@ use handoff::slots::census::Census;
 
 use crate::support::{Rig, ask, ask_over, executable, free_address, service};
 
-/// Answers each line with its pid, `slow` not before there is a file `<out>.answer`, `slow 30` after 30 s. At SIGTERM it saves once for the
-/// seconds of its second argument; `-1`: it ignores it. It writes other signals down. While there is a file `<out>.opens`, it binds nothing.
+/// Answers each line with its pid; `slow` once the file `<out>.answer` exists, and `slow 30` after 30 s. At SIGTERM it
+/// saves once, for the number of seconds in its second argument; with `-1` it ignores the signal. It logs other
+/// signals. It binds nothing while the file `<out>.opens` exists.
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, signal, socket, sys, threading, time
 (host, port), (saves, out), does = sys.argv[1].rsplit(":", 1), sys.argv[2:4], sys.argv[4:]
@@ -68,7 +69,7 @@ while True:
     signal.pause()
 "#;
 
-/// The service `s` of that program.
+/// The service `s`, which runs that program.
 pub(crate) struct Slow {
     pub(crate) rig: Rig,
     pub(crate) address: SocketAddr,
@@ -90,7 +91,7 @@ impl Slow {
         slow
     }
 
-    /// Its file is written, and it is not started.
+    /// Writes the service file, and does not start the service.
     pub(crate) fn write(mode: &str, saves: &str, keys: &str, does: &[&str], script: &str) -> Self {
         let rig = Rig::new();
         let (address, mut server) = (free_address(), rig.path("server"));
@@ -117,7 +118,7 @@ impl Slow {
         ask(self.address, "x").unwrap().parse().unwrap()
     }
 
-    /// Waits until the shim has found this server, by its listener where its parent has ended. It still serves.
+    /// Waits until the shim has found this server, by its listener if its parent has ended. The server still serves.
     fn found(&self, server: u32) {
         super::wait_for("the server to be found", || {
             (self.rig.status("s").pid == Some(server)).then_some(())
@@ -125,7 +126,7 @@ impl Slow {
         assert_eq!(self.pid(), server);
     }
 
-    /// A request that takes its time, as `line` says, and which the program has begun so long ago that it counts as a long one.
+    /// Sends the request `line`, and returns when the program has worked on it long enough for a long request.
     pub(crate) fn ask_slowly(&self, line: &'static str) -> std::thread::JoinHandle<std::io::Result<String>> {
         let connection = std::net::TcpStream::connect(self.address).unwrap();
         let (client, address) = (connection.local_addr().unwrap(), self.address);
@@ -138,7 +139,7 @@ impl Slow {
         asked
     }
 
-    /// Lets the program answer such a request. Gives the answer.
+    /// Lets the program answer such a request. Returns the answer.
     pub(crate) fn answered(&self, asked: std::thread::JoinHandle<std::io::Result<String>>) -> String {
         let file = self.rig.path("data/said.answer");
         std::fs::write(&file, "").unwrap();
@@ -171,7 +172,7 @@ impl Slow {
     }
 }
 
-/// Longer than any limit that there was before.
+/// It saves for longer than any earlier fixed limit.
 #[test]
 fn a_program_that_saves_for_long_is_let_do_so() {
     const GRANTS: &str = "stop_grace = \"20s\"\ndrain_grace = \"3s\"\n";
@@ -182,7 +183,7 @@ fn a_program_that_saves_for_long_is_let_do_so() {
         assert_eq!((outcome.outcome, outcome.killed), (Ending::Committed, vec![]), "{mode}");
         assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"), "{mode}");
         assert_ne!(slow.pid(), first, "{mode}");
-        // The rig ends with the daemon, which ends the other one in order as well.
+        // The rig stops the daemon, which ends the second program in order as well.
     }
     fn stops() {
         let slow = Slow::serve("exclusive", "6", GRANTS);
@@ -197,7 +198,7 @@ fn a_program_that_saves_for_long_is_let_do_so() {
         assert!(slow.rig.stop_daemon().unwrap().success());
         assert_eq!(slow.said(), format!("{first} asked\n{first} saved\n"));
     }
-    fn shim_is_told() {
+    fn signals_the_shim() {
         let slow = Slow::serve("exclusive", "6", GRANTS);
         let first = slow.pid();
         crate::support::signal(slow.rig.status("s").shim.unwrap(), handoff::sys::process::Signal::SIGTERM);
@@ -206,21 +207,21 @@ fn a_program_that_saves_for_long_is_let_do_so() {
     }
     std::thread::scope(|scope| {
         let cases: [fn(); 5] =
-            [|| restarts("exclusive"), || restarts("overlap"), stops, daemon_ends, shim_is_told];
+            [|| restarts("exclusive"), || restarts("overlap"), stops, daemon_ends, signals_the_shim];
         let running: Vec<_> = cases.into_iter().map(|case| scope.spawn(case)).collect();
         running.into_iter().for_each(|case| case.join().unwrap());
     });
 }
 
 #[test]
-fn what_is_killed_is_told_by_everybody() {
+fn a_kill_is_in_every_report() {
     let slow =
         Slow::serve("exclusive", "-1", "drain = \"nothing\"\nstop_grace = \"600ms\"\ndrain_grace = \"2s\"\n");
     let first = slow.pid();
     let begun = Instant::now();
     let outcome = slow.restart();
     let took = begun.elapsed();
-    // What is left of the time of the drain, and the time to end, which would be 30 s without the service file.
+    // The rest of the drain time plus the stop grace. Without the service file the grace would be 30 s.
     let killed_in_time = |killed: &[Killed], pid: u32, least: u64| match killed {
         [killed] => {
             killed.pid == pid && killed.name == "server" && (least..least + 8_000).contains(&killed.after_ms)
@@ -228,7 +229,7 @@ fn what_is_killed_is_told_by_everybody() {
         _ => false,
     };
     assert_eq!(outcome.outcome, Ending::Committed);
-    // The drain may have begun long before it was asked to end, the time to end not.
+    // The drain may start long before the stop signal. The stop grace starts with the signal.
     assert!(killed_in_time(&outcome.killed, first, 600), "{outcome:?}");
     assert!(took >= Duration::from_millis(2_500), "{took:?}");
     assert_eq!(slow.last_entry().killed, outcome.killed);
@@ -267,15 +268,15 @@ fn the_process_that_serves_gets_the_signal_and_not_its_wrapper() {
     };
     let cases = [
         ("", "SERVER\nexit $?"),
-        // As `npm start` does it.
+        // As `npm start` does.
         ("", "sh -c '\"$0\" \"$@\"; exit $?' SERVER; exit $?"),
         ("", "SERVER &\nwait"),
         ("stop_mode = \"group\"\n", "SERVER\nexit $?"),
-        // The shell gets it, and ends; then its server.
+        // The shell gets the signal and ends; then its server ends.
         ("stop_mode = \"main\"\n", "SERVER\nexit $?"),
-        // One that reaps nobody: what has ended is still in its tree.
+        // A parent that reaps no children: ended processes stay in its tree.
         ("", "SERVER &\nexec sleep 1000"),
-        // It starts another server when the first one has ended: it gets the signal then.
+        // When the first server ends, the script starts another one, which then gets the signal.
         ("", "while true; do SERVER; done"),
     ];
     std::thread::scope(|scope| {
@@ -299,8 +300,8 @@ fn a_process_that_is_none_of_the_program_is_never_named() {
     let alive = stranger.try_wait().unwrap().is_none();
     stranger.kill().unwrap();
     stranger.wait().unwrap();
-    assert!(alive, "a process was ended that is none of the program");
-    let log = super::wait_for("the log to tell it", || {
+    assert!(alive, "a process outside the program was ended");
+    let log = super::wait_for("the log line", || {
         let log = std::fs::read_to_string(slow.rig.path("state/services/s/log/current")).unwrap_or_default();
         log.contains("is ignored").then_some(log)
     });
@@ -340,7 +341,7 @@ fn a_signal_for_the_service_reaches_the_program() {
     says("SIGHUP");
     let (done, _, error) = kill(&["kill", "-s", "STOP", "s"]);
     assert!(!done && error.contains("are HUP, "), "{error}");
-    // Whoever knows only the pid of the shim.
+    // The signal reaches the program through the pid of the shim, too.
     std::fs::write(slow.rig.path("data/said"), "").unwrap();
     crate::support::signal(slow.rig.status("s").shim.unwrap(), handoff::sys::process::Signal::SIGHUP);
     says("SIGHUP");
@@ -355,7 +356,7 @@ fn a_signal_for_the_service_reaches_the_program() {
     assert_eq!(pid(&status["last_handoff"]["shim"]), slow.rig.status("s").shim, "{status}");
 }
 
-/// The main process of a daemon has ended long ago, so only its listener tells of it.
+/// The main process of a daemonised program has ended long ago. Only the listener identifies the program.
 #[test]
 fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
     let slow =
@@ -384,9 +385,9 @@ fn a_daemon_survives_an_upgrade_that_is_called_off_or_rolled_back() {
     assert_eq!((slow.pid(), slow.rig.status("s").restarts, slow.said().as_str()), (first, 0, ""));
 }
 
-/// What was ended is not started again while there is another one to go forward to.
+/// The old program is not started again if a new one is ready to replace it.
 #[test]
-fn a_program_that_was_told_to_end_is_followed_by_the_new_one_whatever_comes() {
+fn a_program_with_its_stop_signal_is_followed_by_the_new_one_whatever_comes() {
     // The deadline passes while it saves.
     let grants = "stop_grace = \"20s\"\ndrain_grace = \"6s\"\ndeadline = \"6s\"\n";
     let slow = Slow::serve("exclusive", "8", grants);
@@ -397,7 +398,7 @@ fn a_program_that_was_told_to_end_is_followed_by_the_new_one_whatever_comes() {
     let second = slow.pid();
     assert_ne!(second, first);
 
-    // Somebody calls it off.
+    // The upgrade is cancelled.
     let slow = Slow::serve("exclusive", "6", "stop_grace = \"20s\"\ndrain_grace = \"10s\"\n");
     let first = slow.pid();
     let outcome = std::thread::scope(|scope| {
@@ -412,7 +413,7 @@ fn a_program_that_was_told_to_end_is_followed_by_the_new_one_whatever_comes() {
     assert_eq!(slow.rig.status("s").restarts, 0);
 }
 
-/// The shim writes down at which of its two slots new connections wait before it lets them wait there.
+/// The shim records the slot for new connections before it switches them there.
 #[test]
 fn a_program_ends_in_order_although_nothing_can_be_written_down() {
     const GRANTS: &str = "stop_grace = \"20s\"\n";

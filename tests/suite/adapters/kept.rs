@@ -1,4 +1,5 @@
-//! Clients that keep their connections and go on asking while the program is replaced, which ends at once at its stop signal.
+//! Clients keep their connections and continue to send requests while the program is replaced. The program ends
+//! immediately at its stop signal.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,12 +19,12 @@ const CLIENTS: usize = 4;
 fn what_was_begun_on_a_kept_connection_is_answered() {
     for (adapter, mode) in ALL {
         let plain = Plain::serve(adapter, mode, "");
-        // In overlap mode these connections last to its end.
+        // In overlap mode these connections last until the end of the drain grace.
         plain.set(if mode == "overlap" { "drain_grace = \"200ms\"\n" } else { "drain_grace = \"5s\"\n" });
         let begun = plain.rig.path("begun");
         let unanswered: Vec<String> = std::thread::scope(|scope| {
             let (address, begun) = (plain.address, &begun);
-            // The clients end when their sender is dropped, also by a panic.
+            // The clients end when the sender is dropped, also by a panic.
             let clients: Vec<_> = (0..CLIENTS)
                 .map(|n| {
                     let (go_on, told) = channel();
@@ -46,13 +47,13 @@ fn what_was_begun_on_a_kept_connection_is_answered() {
     }
 }
 
-/// What it has asked and got no answer to, until the sender of `told` is dropped. A connection that fails with its first request
-/// is a panic.
+/// Returns the requests that got no answer, until the sender of `told` is dropped. Panics if the first request of a
+/// connection fails.
 fn keep_asking(address: SocketAddr, begun: &Path, client: usize, told: &Receiver<()>) -> Vec<String> {
     let mut unanswered = Vec::new();
     let mut connection: Option<BufReader<TcpStream>> = None;
     for count in 0_u64.. {
-        // Some are longer than a client's kernel waits before it acknowledges an answer, which tells that it had it.
+        // Some pauses are longer than the delay after which a client's kernel acknowledges an answer.
         let pause = Duration::from_millis(count * 7 % 10 * 30);
         if told.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             break;

@@ -1,4 +1,4 @@
-//! Programs that end or close their listeners, and run on.
+//! Programs that shut down or close their listeners, and run on.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -11,7 +11,7 @@ use handoff::sys::process::Signal;
 
 use crate::support::{LIMIT, Rig, executable, free_address, service, signal, wait_for};
 
-/// At SIGUSR1 it does what it is told with its listener, and runs on without.
+/// At SIGUSR1 it acts on its listener as its arguments say, and runs on without it.
 const SERVER: &str = r#"#!/usr/bin/python3
 import ctypes, os, select, signal, socket, sys
 VERSION = b"@VERSION\n"
@@ -110,7 +110,7 @@ impl Server {
         path
     }
 
-    /// One client, which never comes a second time. A datagram is sent again until it is answered.
+    /// One client, which never connects a second time. A datagram is sent repeatedly until it is answered.
     fn ask(&self) -> std::io::Result<String> {
         if self.kind == "udp" {
             let client = UdpSocket::bind("127.0.0.1:0")?;
@@ -143,7 +143,7 @@ impl Server {
         over(connection)
     }
 
-    /// Until the daemon has heard of the end of a listener its clients are refused: that is a moment.
+    /// After the end of a listener, clients are refused for a moment, until the daemon detects it.
     fn ask_after_a_moment(&self) -> std::io::Result<String> {
         let until = Instant::now() + LIMIT;
         loop {
@@ -158,7 +158,7 @@ impl Server {
         }
     }
 
-    /// The program does it, and runs on.
+    /// Makes the program act on its listener. It runs on.
     fn act(&self) -> u32 {
         let program = wait_for("its program", || self.rig.status("s").pid);
         let done = || {
@@ -184,8 +184,9 @@ fn serves_on(kind: &'static str, acts: &[&str], adapters: &[&str]) {
         for adapter in adapters {
             for mode in ["overlap", "exclusive"] {
                 let server = Server::serve(kind, act, adapter, mode, "");
-                // What it ends before the daemon has seen that it has it is taken for what it never took.
-                wait_for("the daemon to look", || {
+                // If the listener ends before the daemon sees it at the program, the daemon assumes that the program
+                // never had it.
+                wait_for("the daemon to see the listener", || {
                     server.rig.daemon_log().contains("the program has had its listeners").then_some(())
                 });
                 let before = server.act();
@@ -197,7 +198,8 @@ fn serves_on(kind: &'static str, acts: &[&str], adapters: &[&str]) {
                         status.pid.is_some_and(|program| program != before) && status.problem.is_none();
                     (is_well && status.phase.is_none()).then_some(())
                 });
-                // Another that does the same at once is left alone, and told of. Its clients are served by the next one.
+                // The next program does the same immediately. The daemon leaves it alone and reports it. The program
+                // after that serves the clients.
                 server.act();
                 server.problem();
                 std::thread::scope(|scope| {
@@ -237,7 +239,7 @@ fn a_service_whose_program_closes_its_listener_and_runs_on_serves_on() {
 }
 
 #[test]
-fn a_datagram_socket_that_its_program_connects_is_replaced_when_somebody_looks() {
+fn a_datagram_socket_that_its_program_connects_is_reported_and_replaced() {
     for mode in ["overlap", "exclusive"] {
         let server = Server::serve("udp", "connect", "inject", mode, "");
         server.act();

@@ -1,5 +1,6 @@
-//! Programs below a launcher that closes what it does not know, as `npm start` and the `subprocess` of Python do: none of the files of
-//! the shim is open in the server. When the shim is killed the server outlives it, and has to be found by something else.
+//! Programs below a launcher that closes unknown descriptors, as `npm start` and the `subprocess` module of Python do.
+//! The server has none of the shim's files open. When the shim is killed, the server outlives it, and the next shim
+//! must find it by other means.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use handoff::sys::process::Signal;
 
 use crate::support::{Rig, ask, executable, free_address, kill, service, signal, stop, wait_for};
 
-/// Answers each line with its pid, and writes that down over and over.
+/// Answers each line with its pid, and writes the pid to a file continuously.
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, socket, sys, threading
 (host, port), out = sys.argv[1].rsplit(":", 1), sys.argv[2]
@@ -35,13 +36,13 @@ const PYTHON: &str =
 const SHELL: &str = "#!/bin/sh\ncd /\npython3 -c 'import subprocess, sys\nsys.exit(subprocess.call([\"sh\", \"-c\", \"\\\"$@\\\"; exit $?\", \"-\", \"SERVER\"] \
                      + sys.argv[1:]))' \"$@\"\nexit $?\n";
 
-struct LaunchedService {
+struct Launched {
     rig: Rig,
     address: SocketAddr,
     out: PathBuf,
 }
 
-impl LaunchedService {
+impl Launched {
     fn serve(launcher: &str, mode: &str, keys: &str) -> Self {
         let rig = Rig::new();
         let (server, binary, out) = (rig.path("server"), rig.path("launcher"), rig.path("data/out"));
@@ -67,7 +68,8 @@ impl LaunchedService {
         self.rig.status("s").shim.unwrap()
     }
 
-    /// What is told when a shim was killed once, and another one serves. What is told before is right at each moment.
+    /// The status after one kill of a shim, when another one serves. The status before that is correct at each moment,
+    /// too.
     fn restarted(&self) -> ServiceStatus {
         wait_for("the restart", || {
             let status = self.rig.status("s");
@@ -76,14 +78,14 @@ impl LaunchedService {
         })
     }
 
-    /// The pids that were written down, in their order.
+    /// The recorded pids, in order.
     fn written(&self) -> Vec<u32> {
         let text = std::fs::read_to_string(&self.out).unwrap();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     fn another_writes_alone(&self, old: u32, what: &str) {
-        let new = wait_for("another server", || {
+        let new = wait_for("another server to answer", || {
             let answer = ask(self.address, "pid").ok()?.trim().parse::<u32>().ok()?;
             (answer != old).then_some(answer)
         });
@@ -95,7 +97,7 @@ impl LaunchedService {
         let is_old = |pid: &&u32| **pid == old;
         let beside = lines.iter().skip(first).filter(is_old).count();
         let lives = is_there(old);
-        // One that is left must not outlive the test.
+        // A leftover must not outlive the test.
         if lives {
             kill(old);
         }
@@ -122,14 +124,14 @@ fn ended(pid: u32, what: &str) {
 #[test]
 fn no_program_is_started_beside_what_a_killed_shim_has_left() {
     for (launcher, mode) in [(PYTHON, "exclusive"), (SHELL, "exclusive"), (SHELL, "overlap")] {
-        let launched = LaunchedService::serve(launcher, mode, "");
+        let launched = Launched::serve(launcher, mode, "");
         let old = launched.pid();
         signal(launched.shim(), Signal::SIGKILL);
         let problem = launched.restarted().problem.unwrap();
         assert!(problem.contains("signal 9; it was started again"), "{problem}");
         assert!(!problem.contains("can only stop it"), "of the process that is gone: {problem}");
         launched.another_writes_alone(old, &format!("{mode} {launcher}"));
-        // Also what was started in the place of another one is found.
+        // A server that replaced another one is found as well.
         let second = launched.pid();
         signal(launched.shim(), Signal::SIGKILL);
         launched.another_writes_alone(second, &format!("{mode} {launcher}, once more"));
@@ -139,7 +141,7 @@ fn no_program_is_started_beside_what_a_killed_shim_has_left() {
 #[test]
 fn a_server_that_is_stopped_is_ended_before_another_one_is_started() {
     for launcher in [PYTHON, SHELL] {
-        let launched = LaunchedService::serve(launcher, "exclusive", "liveness = \"50ms\"\n");
+        let launched = Launched::serve(launcher, "exclusive", "liveness = \"50ms\"\n");
         let old = launched.pid();
         stop(old);
         launched.another_writes_alone(old, launcher);
@@ -149,7 +151,7 @@ fn a_server_that_is_stopped_is_ended_before_another_one_is_started() {
 #[test]
 fn a_stop_and_the_end_of_the_daemon_leave_nothing() {
     for launcher in [PYTHON, SHELL] {
-        let mut launched = LaunchedService::serve(launcher, "exclusive", "");
+        let mut launched = Launched::serve(launcher, "exclusive", "");
         let old = launched.pid();
         signal(launched.shim(), Signal::SIGKILL);
         let stopped = launched.rig.call(Request::Stop(service("s")));
@@ -169,7 +171,7 @@ fn a_stop_and_the_end_of_the_daemon_leave_nothing() {
 
 #[test]
 fn the_next_daemon_ends_what_was_left_without_one() {
-    let mut launched = LaunchedService::serve(SHELL, "exclusive", "");
+    let mut launched = Launched::serve(SHELL, "exclusive", "");
     let (old, shim) = (launched.pid(), launched.shim());
     let mut daemon = launched.rig.daemon.take().unwrap();
     daemon.kill().unwrap();

@@ -1,4 +1,5 @@
-//! Programs that do not speak the protocol, upgraded by the real daemon: by socket activation, and by swapping their sockets.
+//! Programs that do not speak the protocol, upgraded by the real daemon: by socket activation, and by swapping their
+//! sockets.
 
 mod busy;
 mod called_off;
@@ -54,13 +55,13 @@ fn no_request_fails_while_a_program_that_dies_at_once_is_upgraded() {
 fn a_bad_version_rolls_back_and_no_request_fails() {
     for (adapter, mode) in ALL {
         let plain = Plain::serve(adapter, mode, "");
-        // Only for versions that never pass it: on a busy machine a good one may take longer.
+        // Only for versions that never pass the probe: on a busy machine a good one may take longer.
         plain.add("[probe]\ntcp = true\nlimit = \"300ms\"\ntimeout = \"200ms\"\n");
         let load = Load::start(plain.address, 2);
         for fault in ["exit-at-once", "exit-slowly", "never-accepts"] {
             let outcome = plain.upgrade("bad", fault);
             assert_eq!(outcome.outcome, Ending::RolledBack, "{adapter} {mode} {fault}: {outcome:?}");
-            // One that accepts nothing has nothing to finish: a drain of it would take 30 s.
+            // A version that accepts nothing has nothing to finish: its drain would take 30 s.
             assert!(outcome.took_us < 20_000_000, "{adapter} {mode} {fault}: {outcome:?}");
             assert_eq!(version(plain.address), "0", "{adapter} {mode} {fault}");
         }
@@ -76,8 +77,8 @@ fn the_probe_asks_the_new_process_before_it_gets_a_connection() {
     for (adapter, mode) in ALL {
         let probe = "[probe]\nhttp = \"/health\"\nbody = \"1\"\nlimit = \"300ms\"\n";
         let plain = Plain::write(adapter, mode, probe);
-        // Version 0 does not pass it, but it is started with another file.
-        plain.rig.call(Request::Start(service("s"))).expect_err("version 0 does not say 1");
+        // Version 0 does not pass the probe; the service starts with another file.
+        plain.rig.call(Request::Start(service("s"))).expect_err("version 0 does not answer 1");
         plain.rig.call(Request::Stop(service("s"))).unwrap();
         let plain = Plain::serve(adapter, mode, "");
         plain.add(probe);
@@ -138,12 +139,12 @@ fn a_warm_program_is_held_where_it_binds() {
     let outcome = plain.upgrade("1", "slow-start-6000");
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
     assert!(outcome.took_us >= 6_000_000, "{outcome:?}");
-    assert!(outcome.accept_gap_us.unwrap() < 5_000_000, "the start is outside of the gap: {outcome:?}");
+    assert!(outcome.accept_gap_us.unwrap() < 5_000_000, "the gap does not include the start: {outcome:?}");
     load.finish();
     assert_eq!(version(plain.address), "1");
 }
 
-/// Its datagram socket is of a family in which it could not answer.
+/// The family of its datagram socket cannot answer clients of the listener.
 #[test]
 fn a_warm_program_whose_bind_is_refused_is_not_waited_for() {
     let (rig, server) = (
@@ -208,7 +209,7 @@ fn a_crash_is_followed_by_a_start_on_the_same_listener() {
             let answer = ask(plain.address, "pid").ok()?;
             (!answer.ends_with(&format!(" {first}"))).then_some(())
         });
-        wait_for("the restart to be told", || (plain.rig.status("s").restarts == 1).then_some(()));
+        wait_for("the restart to be reported", || (plain.rig.status("s").restarts == 1).then_some(()));
         assert_eq!(load.finish_counting_refused(), 0, "{adapter} {mode}");
     }
 }
@@ -217,7 +218,7 @@ fn a_crash_is_followed_by_a_start_on_the_same_listener() {
 fn a_program_is_known_again_after_the_runtime_directory_was_removed() {
     let mut plain = Plain::serve("inject", "exclusive", "");
     let program = plain.program();
-    // What comes back while it is removed is a reason to try again.
+    // The daemon may create files during the removal. Then the removal is retried.
     wait_for("it to be removed", || std::fs::remove_dir_all(plain.rig.path("run")).ok());
     let status = wait_for("the daemon to answer", || {
         Client::connect(&plain.rig.path("run/control.sock")).ok().map(|_| plain.rig.status("s"))

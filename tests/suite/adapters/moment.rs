@@ -1,5 +1,5 @@
-//! Clients that keep their connections and go on asking, in exclusive mode: each upgrade goes forward, soon, and nothing that was
-//! begun is cut.
+//! In exclusive mode, clients keep their connections and continue to send requests. Each upgrade commits soon, and cuts
+//! no request that the program has begun.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -14,19 +14,19 @@ use handoff::slots::census::Census;
 use super::plain::{Load, Plain};
 use crate::support::{LIMIT, ask_over, version, wait_for};
 
-/// The longest that clients go on for one test.
+/// The maximum time for the clients of one test.
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
 
-/// What the clients of a test saw.
+/// What the clients of a test have seen.
 #[derive(Default)]
-struct Observed {
+struct Saw {
     answered: usize,
-    /// What was asked on a connection that ended then.
+    /// Requests without an answer, because their connection ended.
     unanswered: Vec<String>,
 }
 
-/// Runs `clients` of (how many, how long an answer takes, how long each pauses) while `act` runs.
-fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnce() -> T) -> (T, Observed) {
+/// Runs `clients` (count, duration of an answer, pause) while `act` runs.
+fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnce() -> T) -> (T, Saw) {
     let begun = plain.rig.path("begun");
     let (is_over, address) = (AtomicBool::new(false), plain.address);
     let (done, saw) = std::thread::scope(|scope| {
@@ -41,7 +41,7 @@ fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnc
         let guard = EndAtDrop(is_over);
         let done = act();
         drop(guard);
-        let mut saw = Observed::default();
+        let mut saw = Saw::default();
         for one in threads.into_iter().map(|thread| thread.join().unwrap()) {
             saw.answered += one.answered;
             saw.unanswered.extend(one.unanswered);
@@ -55,7 +55,7 @@ fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnc
     (done, saw)
 }
 
-/// The clients end also if the test fails.
+/// Ends the clients, also if the test fails.
 struct EndAtDrop<'a>(&'a AtomicBool);
 
 impl Drop for EndAtDrop<'_> {
@@ -64,7 +64,7 @@ impl Drop for EndAtDrop<'_> {
     }
 }
 
-/// A connection that fails with its first request is a panic.
+/// Panics if the first request of a connection fails.
 fn client(
     address: SocketAddr,
     begun: &Path,
@@ -72,10 +72,10 @@ fn client(
     answer_ms: u64,
     pause_ms: u64,
     is_over: &AtomicBool,
-) -> Observed {
-    let mut saw = Observed::default();
+) -> Saw {
+    let mut saw = Saw::default();
     let mut kept: Option<BufReader<TcpStream>> = None;
-    // Far longer than any of these tests: a client goes on until its test is over.
+    // Far longer than any of these tests: a client runs until its test is over.
     let until = Instant::now() + LOAD_LIMIT;
     for count in 0_u64.. {
         if is_over.load(Ordering::SeqCst) {
@@ -112,7 +112,7 @@ fn connect(address: SocketAddr) -> BufReader<TcpStream> {
     BufReader::new(connection)
 }
 
-/// Upgrades several times. Each must go forward, and the quickest must end the old program sooner than any search in vain does.
+/// Upgrades several times. Each upgrade must commit, and the quickest must not include an unsuccessful search.
 fn upgrade_times(plain: &Plain, count: usize, fault: &str) -> Vec<Outcome> {
     let upgrade = |n: usize| {
         let outcome = plain.upgrade(&n.to_string(), fault);
@@ -121,15 +121,15 @@ fn upgrade_times(plain: &Plain, count: usize, fault: &str) -> Vec<Outcome> {
         outcome
     };
     let outcomes: Vec<Outcome> = (1..=count).map(upgrade).collect();
-    // A search in vain takes 3 s. A busy machine may make one of them as slow, but not all.
+    // An unsuccessful search takes 3 s. On a busy machine one successful search may be as slow, but not all.
     let sealing =
         |outcome: &Outcome| outcome.phases.iter().find(|phase| phase.phase == "sealing").unwrap().took_us;
     let quickest = outcomes.iter().map(sealing).min().unwrap();
-    assert!(quickest < 2_500_000, "the moment was looked for in vain: {outcomes:?}");
+    assert!(quickest < 2_500_000, "the search for the moment failed: {outcomes:?}");
     outcomes
 }
 
-/// The reads of the test program block. To hold back what its clients send takes privilege.
+/// The test program blocks in its reads. Holding back the data of its clients needs privilege.
 fn is_privileged() -> bool {
     let may_ask = handoff::sys::tcp::may_ask();
     if !may_ask {
@@ -168,7 +168,7 @@ fn clients_that_ask_back_to_back_let_it_end_between_two_requests() {
     }
 }
 
-/// Each pauses for less than the time from one look to the next, so that a look finds work nearly always.
+/// Each pause is shorter than the time between two looks, so nearly every look finds work.
 #[test]
 fn clients_that_ask_for_what_takes_long_let_it_end_between_two_requests() {
     if !is_privileged() {
@@ -176,8 +176,8 @@ fn clients_that_ask_for_what_takes_long_let_it_end_between_two_requests() {
     }
     let run = |adapter: &str, mode: &str, count: usize, answer_ms: u64| {
         let plain = Plain::serve(adapter, mode, "");
-        // The drain of exclusive mode needs a look at which no request is older than 100 ms, and rolls back without one: clients that
-        // pause differently come to ask at the same time every few seconds. In overlap mode the drain only ends with its grace.
+        // In exclusive mode the drain needs one look without a request older than 100 ms. Clients with different pauses
+        // send at the same time every few seconds. In overlap mode the drain ends only with its grace.
         let grace = if mode == "exclusive" { "40s" } else { "2s" };
         plain.set(&format!("drain_grace = \"{grace}\"\n"));
         let clients: Vec<(usize, u64, u64)> =
@@ -205,14 +205,14 @@ fn clients_that_ask_for_what_takes_long_let_it_end_between_two_requests() {
     });
 }
 
-/// At each moment some request is older than a short one.
+/// At any moment some request is older than a short one.
 #[test]
 fn many_clients_that_ask_for_what_takes_long_let_it_end() {
     if !is_privileged() {
         return;
     }
     let plain = Plain::serve("inject", "exclusive", "");
-    // Of different lengths, so that they spread.
+    // Different lengths spread the requests.
     let clients: Vec<_> = (0..8).map(|n| (1, 400 + 15 * n, 0)).collect();
     let ((), saw) = with_clients(&plain, &clients, || {
         for n in 1..=3 {
@@ -226,9 +226,9 @@ fn many_clients_that_ask_for_what_takes_long_let_it_end() {
     assert!(saw.answered > 8, "{}", saw.answered);
 }
 
-/// It is read, and never answered: as from a client of MQTT, syslog or a WebSocket.
+/// The program reads the last message and never answers it, as in MQTT, syslog and WebSocket.
 #[test]
-fn a_client_that_speaks_last_is_told_with_what_to_set() {
+fn a_client_that_speaks_last_is_reported_with_the_key_to_set() {
     let plain = Plain::serve("inject", "exclusive", "");
     let says = |plain: &Plain| {
         let mut connection = connect(plain.address);
@@ -236,13 +236,13 @@ fn a_client_that_speaks_last_is_told_with_what_to_set() {
         let (client, server) = (connection.get_ref().local_addr().unwrap(), plain.address);
         wait_for("it to be read", || Census::has_read(client, server).unwrap().then_some(()));
         let since = Instant::now();
-        wait_for("it to be long ago", || (since.elapsed() > Duration::from_millis(400)).then_some(()));
+        wait_for("the request to age", || (since.elapsed() > Duration::from_millis(400)).then_some(()));
         (connection, client)
     };
     let (_connection, client) = says(&plain);
     let (outcome, told) = std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| plain.upgrade("1", ""));
-        let told = wait_for("the wait to be told", || {
+        let told = wait_for("the wait to be reported", || {
             plain.rig.status("s").problem.filter(|problem| problem.contains("requests that take long"))
         });
         (upgrade.join().unwrap(), told)
@@ -255,7 +255,7 @@ fn a_client_that_speaks_last_is_told_with_what_to_set() {
     }
     let log = std::fs::read_to_string(plain.rig.path("state/services/s/log/current")).unwrap();
     assert!(log.contains(&client.to_string()), "{log}");
-    // The key counts from the next start on.
+    // The key applies from the next start on.
     plain.set("drain = \"nothing\"\nstragglers = \"cut\"\ndrain_grace = \"1s\"\n");
     assert_eq!(plain.upgrade("1", "").outcome, Ending::Committed);
     let _second = says(&plain);
@@ -265,7 +265,7 @@ fn a_client_that_speaks_last_is_told_with_what_to_set() {
 }
 
 #[test]
-fn a_program_that_ends_in_order_is_told_soon_whatever_its_clients_do() {
+fn a_program_that_ends_in_order_gets_its_signal_soon_whatever_its_clients_do() {
     if !is_privileged() {
         return;
     }
@@ -280,7 +280,7 @@ fn a_program_that_ends_in_order_is_told_soon_whatever_its_clients_do() {
     }
 }
 
-/// A request of so long that the program has accepted, on a connection of its own.
+/// Sends a request that takes `ms`, over its own connection. Returns when the program has accepted it.
 fn ask_slowly(plain: &Plain, ms: u64) -> std::thread::JoinHandle<std::io::Result<String>> {
     let connection = TcpStream::connect(plain.address).unwrap();
     let (client, address) = (connection.local_addr().unwrap(), plain.address);
@@ -289,7 +289,7 @@ fn ask_slowly(plain: &Plain, ms: u64) -> std::thread::JoinHandle<std::io::Result
     let asked = std::thread::spawn(move || ask_over(connection, &line));
     wait_for("it to be accepted", || Census::is_accepted(client, address).unwrap().then_some(()));
     wait_for("it to be begun", || begun.exists().then_some(()));
-    // A drain waits for long requests only: one that is younger than 100 ms may be over in a moment.
+    // The drain waits only for long requests. A request younger than 100 ms may be over in a moment.
     let since = Instant::now();
     wait_for("it to be a long one", || (since.elapsed() > Duration::from_millis(150)).then_some(()));
     asked
@@ -317,7 +317,7 @@ fn stragglers_that_may_be_cut_keep_no_upgrade_from_its_commit() {
     let outcome = plain.upgrade("1", "");
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
     assert!(began.elapsed() < Duration::from_secs(15), "{outcome:?}");
-    assert_eq!(outcome.connections.unwrap().unanswered, 1, "it is told: {outcome:?}");
+    assert_eq!(outcome.connections.unwrap().unanswered, 1, "it is reported: {outcome:?}");
     assert!(!slow.join().unwrap().is_ok_and(|answer| answer.starts_with("0 ")));
 }
 
@@ -336,7 +336,7 @@ fn long_requests_are_waited_for_while_the_program_still_accepts() {
 }
 
 #[test]
-fn it_is_told_when_the_old_program_had_to_be_started_again() {
+fn a_restart_of_the_old_program_is_reported() {
     let probe = "[probe]\ntcp = true\n";
     let plain = Plain::serve("inject", "exclusive", probe);
     let before = (plain.shim(), plain.program());
@@ -349,7 +349,7 @@ fn it_is_told_when_the_old_program_had_to_be_started_again() {
 }
 
 #[test]
-fn a_program_is_told_that_it_drains_before_it_is_told_to_end() {
+fn a_program_gets_the_drain_signal_before_the_stop_signal() {
     let plain = Plain::serve("inject", "exclusive", "");
     let told = plain.rig.path("told");
     let command = format!("echo $HANDOFF_SERVICE $HANDOFF_DRAIN $HANDOFF_PID >> {}", told.display());
@@ -373,7 +373,7 @@ fn a_program_is_told_that_it_drains_before_it_is_told_to_end() {
     wait_for("the command to have been run", || {
         let told = std::fs::read_to_string(&told).unwrap_or_default();
         let mut lines: Vec<&str> = told.lines().collect();
-        // Nothing waits for it, so the order of two that follow each other soon is not known.
+        // The daemon does not wait for the command, so two commands in quick succession may finish in any order.
         lines.sort_unstable();
         (lines == expected).then_some(())
     });
@@ -384,13 +384,13 @@ fn a_program_is_told_that_it_drains_before_it_is_told_to_end() {
     assert!(slow.join().unwrap().unwrap().starts_with("1 "));
 }
 
-/// What clients send next is held back, and this may be the rest of what the program has begun to read: it would wait for it for ever.
+/// Held back data may be the rest of a request that the program has begun to read. It would wait for it forever.
 #[test]
 fn the_rest_of_a_request_that_was_begun_is_let_in() {
     if !is_privileged() {
         return;
     }
-    // The search for the moment ends after a second, and on a busy machine the rest may come too late for it.
+    // The search for the moment ends after a second. On a busy machine the rest may arrive too late.
     let mut late = Vec::new();
     while let Err(what) = lets_the_rest_in() {
         late.push(what);
@@ -398,7 +398,7 @@ fn the_rest_of_a_request_that_was_begun_is_let_in() {
     }
 }
 
-/// The error says what was seen of a request whose rest was not let in.
+/// The error describes a request whose rest was not let in.
 fn lets_the_rest_in() -> Result<(), String> {
     let plain = Plain::serve("inject", "exclusive", "");
     plain.set("drain_grace = \"300ms\"\nstragglers = \"cut\"\n");
@@ -408,7 +408,7 @@ fn lets_the_rest_in() -> Result<(), String> {
     let whole = format!("after 0 {} whole\n", begun.display());
     connection.get_mut().write_all(whole.as_bytes()).unwrap();
     connection.read_line(&mut String::new()).unwrap();
-    // The clock of the kernel ticks every 10 ms at the most: the order of answer and request is known then.
+    // The kernel clock ticks at least every 10 ms. After this pause the order of events is certain.
     let since = Instant::now();
     while since.elapsed() < Duration::from_millis(40) {
         std::thread::sleep(Duration::from_millis(10));
@@ -424,12 +424,12 @@ fn lets_the_rest_in() -> Result<(), String> {
             let is_sealing = plain.rig.status("s").phase.as_deref() == Some("sealing");
             (is_sealing || upgrade.is_finished()).then_some(())
         });
-        // By then what clients send is held back, and for long it is not let in by the limit.
+        // By now the data of clients is held back, and the limit is far away.
         let since = Instant::now();
         while since.elapsed() < Duration::from_millis(50) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        // In parts, as the kernel sends what was dropped again when a later part has arrived, and else only after up to 600 ms.
+        // In parts: a later part makes the kernel retransmit a dropped one, which otherwise takes up to 600 ms.
         let sent = Instant::now();
         let mut answer = String::new();
         let mut send = |at: u32, byte: u8| {

@@ -1,4 +1,5 @@
-//! The path of a unix socket is the supervisor's: clients find it at every moment, whatever the program or a person does to it.
+//! The supervisor owns the path of a unix socket. Clients find the socket at every moment, whatever the program or a
+//! person does to the path.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -18,7 +19,7 @@ use handoff::sys::user::effective_user;
 use super::ALL;
 use crate::support::{LIMIT, Rig, executable, free_address, service, signal, wait_for};
 
-/// A server with habits. It answers one line with its version, and ends in order.
+/// A server with configurable habits. It answers one line with its version, and ends in order.
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, signal, socket, sys
 VERSION = "@VERSION"
@@ -123,7 +124,7 @@ impl std::fmt::Display for Service {
     }
 }
 
-/// Clients that connect without a pause, and look at the mode.
+/// Clients that connect without a pause, and check the mode of the path.
 struct Clients {
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
@@ -178,7 +179,7 @@ impl Clients {
 fn a_path_leads_to_the_service_whatever_its_programs_remove() {
     let without_a_trace = "removes-before,closes-to-others,removes-own-name,removes-path,renames-path";
     for (adapter, mode) in ALL {
-        // What a program is given that is told its listeners, it does not look for at a path.
+        // A program that gets its listeners as descriptors does not search for them at a path.
         let habits = if adapter == "inject" { without_a_trace } else { "closes-to-others,removes-own-name" };
         let served = Service::serve(adapter, mode, habits, "");
         wait_for("the mode that the program sets", || (served.access() == Some(0o600)).then_some(()));
@@ -189,7 +190,7 @@ fn a_path_leads_to_the_service_whatever_its_programs_remove() {
         assert_eq!(clients.finish_counting_refused(), 0, "{served}");
         assert_eq!(served.access(), Some(0o600), "{served}");
 
-        // By itself, which is a crash for whoever supervises it.
+        // The program exits by itself, which counts as a crash.
         let program = served.rig.status("s").pid.unwrap();
         signal(program, Signal::SIGUSR1);
         wait_for("another program", || {
@@ -206,7 +207,7 @@ fn a_path_leads_to_the_service_whatever_its_programs_remove() {
 }
 
 #[test]
-fn a_path_that_somebody_removes_comes_back() {
+fn a_path_that_is_removed_comes_back() {
     for (adapter, mode) in [("inject", "exclusive"), ("listen-fds", "overlap")] {
         let served = Service::serve(adapter, mode, "", "");
         for version in ["0", "1"] {
@@ -226,8 +227,8 @@ fn a_path_that_somebody_removes_comes_back() {
 }
 
 #[test]
-fn the_file_the_program_or_a_person_says_who_may_connect() {
-    // What the file says, what the program does, and what comes of it.
+fn the_file_the_program_or_a_person_decides_about_access() {
+    // The mode in the service file, what the program does, and the resulting mode.
     let rows = [
         ("inject", "", "", 0o750),
         ("inject", "mode = \"0620\"", "", 0o620),
@@ -243,7 +244,7 @@ fn the_file_the_program_or_a_person_says_who_may_connect() {
         let mode = if habits.is_empty() { "exclusive" } else { "overlap" };
         let served = Service::serve(adapter, mode, habits, said);
         if !habits.is_empty() {
-            // Its answer shows that the program has changed the mode, which it does after its bind.
+            // The answer shows that the program has changed the mode, which it does after its bind.
             assert_eq!(served.ask().unwrap().trim(), "0");
         }
         assert_eq!(served.access(), Some(expected), "{served} {said:?}");
@@ -260,10 +261,11 @@ fn the_file_the_program_or_a_person_says_who_may_connect() {
     }
 }
 
-/// One of two addresses cannot be switched, and the other one must not wait for a program that never comes.
+/// One of two addresses cannot be switched. The other one must not wait for a program that never starts to serve.
 #[test]
 fn an_upgrade_that_cannot_steer_one_address_leaves_the_other_one_in_service() {
-    // In overlap mode the first one that fails must not keep the rest back; in exclusive mode the first one goes back.
+    // In overlap mode a first failure must not stop the remaining switches. In exclusive mode the first switch is
+    // undone.
     for (mode, tcp, unix) in [("exclusive", "a", "b"), ("overlap", "b", "a")] {
         let (rig, address) = (Rig::new(), free_address());
         let (binary, directory) = (rig.release_of("plain", "0", ""), rig.path("sockets"));

@@ -1,4 +1,4 @@
-//! Answers that are written in parts, with pauses between them, by a program that ends at once at its stop signal.
+//! Answers that a program writes in parts, with pauses between them. The program ends immediately at its stop signal.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,9 +9,9 @@ use handoff::control::api::{Ending, Request, Response};
 
 use crate::support::{LIMIT, Rig, executable, free_address, service};
 
-/// Writes each line down, answers with a head, and 20 ms later with a body. A busy machine makes that longer, and the service file
-/// says how long it may be. With a third argument it asks itself, over a connection that it keeps,
-/// before it answers anything.
+/// Records each line, answers with a head, and 20 ms later with a body. A busy machine lengthens that pause; the
+/// service file sets the limit. With a third argument, the server sends itself a request over a kept connection before
+/// each answer.
 const SERVER: &str = r#"#!/usr/bin/python3
 import socket, sys, threading
 host, port = sys.argv[1].rsplit(":", 1)
@@ -55,7 +55,8 @@ threading.Event().wait()
 const CLIENTS: usize = 4;
 const UPGRADES: usize = 6;
 
-/// Restarts the server while clients ask it on connections that they keep. No answer that was begun may be cut.
+/// Restarts the server while clients send requests over kept connections. No answer that the server has begun may be
+/// cut.
 fn nothing_is_cut(mode: &str, args: &str) {
     let rig = Rig::new();
     let (server, address, begun) = (rig.path("server"), free_address(), rig.path("begun"));
@@ -94,7 +95,7 @@ fn nothing_is_cut(mode: &str, args: &str) {
     })
 }
 
-/// What was asked on a connection that ended then, and what came of the answer.
+/// Returns each request whose connection ended before a complete answer, and the part of the answer that arrived.
 fn keep_asking(address: SocketAddr, client: usize, is_over: &AtomicBool) -> Vec<(String, String)> {
     let (mut failed, mut kept) = (Vec::new(), None::<BufReader<TcpStream>>);
     let until = Instant::now() + 4 * LIMIT;

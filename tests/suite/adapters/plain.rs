@@ -1,4 +1,4 @@
-//! A service of the program that knows nothing, and clients that notice everything.
+//! A service whose program does not know the supervisor, and clients that detect every failure.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// Its file is written, and it is not started.
+    /// Writes the service file, and does not start the service.
     pub fn write(adapter: &str, mode: &str, tables: &str) -> Self {
         let address = free_address();
         Self::write_at(adapter, mode, tables, address, address.to_string())
@@ -30,7 +30,7 @@ impl Plain {
     fn write_at(adapter: &str, mode: &str, tables: &str, address: SocketAddr, listen: String) -> Self {
         let rig = Rig::new();
         let binary = rig.release_of("plain", "0", "");
-        // In overlap mode two of them work at the same time.
+        // In overlap mode two processes work at the same time.
         let data = if mode == "exclusive" { rig.path("data") } else { PathBuf::from("-") };
         let head = format!(
             "binary = {binary:?}\nautostart = false\nstore = false\nadapter = {adapter:?}\nmode = {mode:?}\ndrain_grace = \"5s\"\n\
@@ -42,7 +42,7 @@ impl Plain {
         plain
     }
 
-    /// It serves version 0.
+    /// Starts the service. It serves version 0.
     pub fn serve(adapter: &str, mode: &str, tables: &str) -> Self {
         let plain = Self::write(adapter, mode, tables);
         plain
@@ -78,12 +78,12 @@ impl Plain {
         std::fs::write(self.rig.path("config/services/s.toml"), text).unwrap();
     }
 
-    /// From the next process on, these keys as well.
+    /// Sets these keys for the next process.
     pub fn set(&self, head: &str) {
         self.rewrite(head, "");
     }
 
-    /// From the next process on, these tables as well.
+    /// Adds these tables for the next process.
     pub fn add(&self, tables: &str) {
         self.rewrite("", tables);
     }
@@ -101,13 +101,13 @@ impl Plain {
         Ok(answer)
     }
 
-    /// The process that answers.
+    /// The process that answers requests.
     pub fn program(&self) -> u32 {
         let answer = ask(self.address, "pid").unwrap();
         answer.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    /// Whether this version answers, and soon. Clients of an address at which nobody accepts wait.
+    /// Whether this version answers within a short time. Without an accepting process, clients wait.
     pub fn address_answers(&self, version: &str) -> bool {
         let Ok(mut connection) = std::net::TcpStream::connect(self.address) else { return false };
         connection.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
@@ -117,12 +117,12 @@ impl Plain {
             && answer.starts_with(&format!("{version} "))
     }
 
-    /// The shim that the daemon has for the service.
+    /// The shim of the service, as the daemon reports it.
     pub fn shim(&self) -> u32 {
         self.rig.status("s").shim.unwrap()
     }
 
-    /// Everything that runs for the service.
+    /// All processes of the service.
     pub fn processes(&self) -> Vec<u32> {
         let is_ours = |pid: &u32| {
             let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -145,7 +145,7 @@ fn is_keeper(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "handoff-keeper")
 }
 
-/// Clients that ask again and again, over a new connection each time.
+/// Clients that send requests continuously, each over a new connection.
 pub struct Load {
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
@@ -153,12 +153,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Any failure is a panic.
+    /// Panics at any failure.
     pub fn start(address: SocketAddr, clients: usize) -> Self {
         Self::begin(address, clients, false)
     }
 
-    /// Only a refused connection is counted.
+    /// Counts refused connections, and panics at any other failure.
     pub fn start_forgiving(address: SocketAddr, clients: usize) -> Self {
         Self::begin(address, clients, true)
     }

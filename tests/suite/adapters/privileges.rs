@@ -1,4 +1,4 @@
-//! Programs that give their privileges up after they have bound their ports.
+//! Programs that drop their privileges after binding their ports.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::{Rig, ask, copy_program, free_address, service};
 
-/// It binds, becomes `nobody`, says that it is ready, and ends if it cannot say so. It answers with its user.
+/// Binds, becomes the user `nobody`, reports readiness, and exits if the report fails. It answers with its user id.
 const PYTHON: &str = r#"
 import os, socket, sys
 host, port = sys.argv[1].split(":")
@@ -26,7 +26,7 @@ while True:
     connection.close()
 "#;
 
-/// Only root has privileges to give up.
+/// Only root has privileges to drop.
 #[test]
 fn a_program_that_gives_its_privileges_up_says_that_it_is_ready() {
     if effective_user() != 0 {
@@ -46,13 +46,13 @@ fn a_program_that_gives_its_privileges_up_says_that_it_is_ready() {
     rig.call(Request::Start(service("s"))).unwrap();
     assert_eq!(ask(address, "who").unwrap(), "65534");
     std::fs::write(&file, text(2)).unwrap();
-    // A copy is another file, so it is not taken for what runs.
+    // A copy is a different file, so it differs from the running program.
     let copy = rig.path("python3");
     copy_program("/usr/bin/python3", &copy);
     let outcome = rig.upgrade("s", &copy).unwrap();
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
 
-    // With the key, and without it: then it is tried without the socket, too.
+    // With the key and without it: without it, the doctor also tries the program without the socket.
     for keys in ["notify = true", "notify = false"] {
         std::fs::write(&file, text(2).replace("notify = true", keys)).unwrap();
         std::fs::create_dir_all(rig.path("tmp")).unwrap();

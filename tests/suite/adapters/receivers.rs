@@ -1,10 +1,10 @@
-//! Which process of a program gets a signal, and what is told of it.
+//! Which process of a program gets a signal, and what the log says about it.
 
 use handoff::control::api::Ending;
 
 use super::ending::Slow;
 
-/// It was started before it was known at which listeners it serves.
+/// The process starts before the shim knows its listeners.
 #[test]
 fn a_signal_reaches_the_server_of_a_warm_program_as_well() {
     let keys = "warm = true\nstop_grace = \"10s\"\n";
@@ -16,10 +16,10 @@ fn a_signal_reaches_the_server_of_a_warm_program_as_well() {
     assert_eq!((slow.pid(), slow.rig.status("s").restarts), (first, 0));
 }
 
-/// The program is gone when its shim comes to the end of the time that it has.
+/// The program is already gone when its time limit in the shim ends.
 #[test]
-fn nothing_is_told_of_a_kill_that_was_none() {
-    // With a grace of 0 s the drain may be over before the shim has answered; that must not end the upgrade.
+fn no_kill_is_reported_that_did_not_happen() {
+    // With a grace of 0 s the drain may end before the shim has answered. That must not end the upgrade.
     let keys = "drain = \"nothing\"\ndrain_grace = \"0s\"\nstragglers = \"cut\"\nstop_grace = \"0s\"\n";
     let slow = Slow::serve("exclusive", "-1", keys);
     let outcome = slow.rig.upgrade("s", &slow.rig.release_of("plain", "bad", "exit-at-once")).unwrap();
@@ -42,7 +42,7 @@ fn a_program_that_names_its_processes_in_turn_costs_a_thread_each() {
     let slow = Slow::wrapped("exclusive", "0", "notify = true\n", &does, "SERVER\nexit $?");
     let (first, shim) = (slow.pid(), slow.rig.status("s").shim.unwrap());
     assert_eq!(slow.rig.status("s").pid, Some(first));
-    // A thread gives itself its name when it begins.
+    // A thread sets its own name when it starts.
     let count = super::wait_for("both threads", || {
         let threads = std::fs::read_dir(format!("/proc/{shim}/task")).unwrap().flatten();
         let names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
@@ -52,7 +52,7 @@ fn a_program_that_names_its_processes_in_turn_costs_a_thread_each() {
     assert_eq!(count, 2);
 }
 
-/// What is left of it would live for long.
+/// The rest of the daemon would live for a long time.
 #[test]
 fn a_daemon_whose_server_dies_is_started_again_although_another_process_of_it_lives() {
     let script = "sleep 1000 &\nSERVER";
@@ -62,7 +62,7 @@ fn a_daemon_whose_server_dies_is_started_again_although_another_process_of_it_li
         (slow.rig.status("s").pid == Some(first)).then_some(())
     });
     crate::support::signal(first, handoff::sys::process::Signal::SIGKILL);
-    super::wait_for("another one to serve", || {
+    super::wait_for("another process to serve", || {
         let status = slow.rig.status("s");
         (status.restarts == 1 && status.pid.is_some_and(|pid| pid != first)).then_some(())
     });

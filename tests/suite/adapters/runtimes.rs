@@ -1,4 +1,5 @@
-//! Which listener the servers of Node and of Java can use in the place of their own sockets. Runtimes that are not here are passed over.
+//! Which listeners servers of Node and Java can use instead of their own sockets. A runtime that is not installed is
+//! skipped.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -47,7 +48,7 @@ public class Server {
 }
 "#;
 
-/// What the program is told after the port's place, the listener, whether v4 and v6 clients are answered; or what the refusal says.
+/// The arguments of the program, the listener, and whether v4 and v6 clients are answered, or the text of the refusal.
 type Row = (&'static [&'static str], &'static str, Result<(bool, bool), &'static str>);
 
 const V4: Result<(bool, bool), &str> = Ok((true, false));
@@ -79,7 +80,7 @@ const OF_JAVA: &[Row] = &[
     (&["tcp", "P", "127.0.0.1"], "127.0.0.1:P", V4),
 ];
 
-/// With the option that the refusal names.
+/// With the option that the refusal recommends.
 const OF_JAVA_V4: &[Row] = &[
     (&["udp", "P"], "udp:127.0.0.1:P", V4),
     (&["udp", "P"], "udp:0.0.0.0:P", V4),
@@ -100,7 +101,7 @@ fn is_answered(listener: &str, ip: IpAddr, port: u16) -> bool {
         let client = UdpSocket::bind(SocketAddr::new(ip, 0)).unwrap();
         client.set_read_timeout(Some(LIMIT)).unwrap();
         client.connect(to).unwrap();
-        // At an address that nobody has, the answer is an error.
+        // If no socket has the address, the client gets an error.
         return client.send(b"x").is_ok() && client.recv(&mut answer).is_ok() && answer == *b"ok";
     }
     let Ok(mut client) = TcpStream::connect(to) else { return false };
@@ -135,7 +136,7 @@ fn tries(rig: &Rig, runtime: &Path, before: &[&str], rows: &[Row]) {
             }
             (Err(told), Err(error)) => {
                 assert!(error.to_string().contains(&with_port_of(told, port)), "{what}: {error}");
-                // The trial says the same. Nothing is to run beside it.
+                // The doctor reports the same. No other process of the service may run meanwhile.
                 rig.call(Request::Stop(service(&name))).unwrap();
                 let output = rig.handoff(&["doctor", &name]).output().unwrap();
                 let text = String::from_utf8_lossy(&output.stdout).replace('\n', " ");

@@ -1,4 +1,5 @@
-//! Programs that may have data to save and do not serve: the main process has died, or nothing is bound yet.
+//! Programs that do not serve but may have data to save: their main process has died, or they have not bound a listener
+//! yet.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ fn what_outlives_its_main_process_has_its_time_to_save() {
                 let slow = Slow::wrapped("exclusive", "6", &keys, does, "SERVER\nexit $?");
                 let first = slow.pid();
                 signal(parent_of(first).unwrap(), Signal::SIGKILL);
-                let second = wait_for("another one to serve", || {
+                let second = wait_for("another process to serve", || {
                     let status = slow.rig.status("s");
                     (status.restarts == 1).then_some(status.pid.filter(|pid| *pid != first)).flatten()
                 });
@@ -34,12 +35,12 @@ fn what_outlives_its_main_process_has_its_time_to_save() {
 }
 
 #[test]
-fn what_outlives_its_main_process_and_its_time_is_killed_and_told() {
+fn what_outlives_its_main_process_and_its_time_is_killed_and_reported() {
     let slow = Slow::wrapped("exclusive", "-1", "stop_grace = \"3s\"\n", &[], "SERVER\nexit $?");
     let first = slow.pid();
     let begun = Instant::now();
     signal(parent_of(first).unwrap(), Signal::SIGKILL);
-    let problem = wait_for("another one to serve", || {
+    let problem = wait_for("another process to serve", || {
         let status = slow.rig.status("s");
         (status.restarts == 1).then_some(status.problem).flatten()
     });
@@ -48,7 +49,7 @@ fn what_outlives_its_main_process_and_its_time_is_killed_and_told() {
     assert!(problem.contains(&format!("process {first} (server) was killed 3.")), "{problem}");
 }
 
-/// It may have data by then.
+/// It may already have data.
 #[test]
 fn a_program_that_has_not_bound_yet_has_its_time_to_end() {
     fn deadline_is_over() {
@@ -79,9 +80,9 @@ fn a_program_that_has_not_bound_yet_has_its_time_to_end() {
     });
 }
 
-/// Longer than a program may rest that has not bound its listeners.
+/// The time exceeds the limit for an idle program that has not bound its listeners.
 #[test]
-fn a_program_that_works_is_waited_for_and_one_that_rests_is_told() {
+fn a_program_that_works_is_waited_for_and_an_idle_one_is_reported() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let slow = Slow::write("exclusive", "0", "", &["works-66"], "");
@@ -92,7 +93,7 @@ fn a_program_that_works_is_waited_for_and_one_that_rests_is_told() {
             let slow = Slow::write("exclusive", "1", "", &["rests"], "");
             let failed = slow.rig.call(Request::Start(service("s"))).unwrap_err().to_string();
             assert!(failed.contains("has done nothing for 60s"), "{failed}");
-            assert!(slow.said().contains("saved"), "it has its stop signal: {failed}");
+            assert!(slow.said().contains("saved"), "it got its stop signal: {failed}");
         });
     });
 }
@@ -104,7 +105,7 @@ fn a_service_whose_named_main_process_dies_is_started_again() {
         Slow::wrapped("exclusive", "0", "notify = true\nstop_grace = \"5s\"\n", &does, "SERVER\nsleep 1000");
     let first = slow.pid();
     signal(first, Signal::SIGKILL);
-    wait_for("another one to serve", || {
+    wait_for("another process to serve", || {
         let status = slow.rig.status("s");
         (status.restarts == 1 && status.pid.is_some_and(|pid| pid != first)).then_some(())
     });

@@ -1,4 +1,4 @@
-//! Programs that shut their listeners down when they end, which ends them for all who hold them.
+//! Programs that shut down their listeners when they end. A shutdown affects every process that holds the listener.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -137,7 +137,7 @@ impl Server {
         self.answers(version);
     }
 
-    /// It ends by itself, and shuts its listener down before.
+    /// The program shuts its listener down, and then exits by itself.
     fn crash(&self, version: &str) {
         let program = self.rig.status("s").pid.unwrap();
         signal(program, Signal::SIGUSR1);
@@ -179,7 +179,7 @@ fn a_program_that_connects_its_datagram_socket_is_upgraded_and_restarted() {
     goes_on("udp", &["inject"]);
 }
 
-/// The socket of a process that has nothing to do with the service.
+/// A socket of a process outside the service.
 fn stranger_at(place: &str) -> std::os::fd::OwnedFd {
     use handoff::sys::socket::{AddressFamily, SockType, bind, listen, reuse_port, socket};
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty()).unwrap();
@@ -189,7 +189,7 @@ fn stranger_at(place: &str) -> std::os::fd::OwnedFd {
     socket
 }
 
-/// Closes such a socket. A child of another test may have it for a moment longer.
+/// Closes such a socket. A child of another test may hold it for a moment longer.
 fn leave(stranger: std::os::fd::OwnedFd) {
     let inode = handoff::sys::descriptor::inode(&stranger).unwrap().to_string();
     drop(stranger);
@@ -223,10 +223,10 @@ fn a_stranger_at_the_port_is_named_and_gets_nothing() {
     }
 }
 
-/// For so long a program takes its time to end.
+/// How long a program takes to end, in milliseconds.
 const LINGERS_MS: u64 = 4000;
 
-/// The stranger has been there since before the first of two upgrades, so that it comes between the two sides.
+/// The stranger joins before the first of two upgrades, so its socket lies between the two sides.
 #[test]
 fn a_stranger_gets_nothing_while_a_program_takes_its_time_to_end_after_its_listener() {
     let server = Server::serve("tcp", "inject", "exclusive");
@@ -242,7 +242,7 @@ fn a_stranger_gets_nothing_while_a_program_takes_its_time_to_end_after_its_liste
     let last = server.release("3");
     std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| server.rig.upgrade("s", &last).unwrap());
-        // Each is answered by the old program, or waits for the new one.
+        // The old program answers each client, or the client waits for the new program.
         let (mut clients, until) = (Vec::new(), Instant::now() + LIMIT);
         while !upgrade.is_finished() && Instant::now() < until {
             clients.push(scope.spawn(|| (Instant::now(), server.ask())));
@@ -251,8 +251,8 @@ fn a_stranger_gets_nothing_while_a_program_takes_its_time_to_end_after_its_liste
         let answers: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         let lost: Vec<_> =
             answers.iter().filter(|(_, answer)| !matches!(answer.as_deref(), Ok("2" | "3"))).collect();
-        // From the moment at which the listener is gone until the shim has seen that, clients go to the stranger: that is
-        // no part of the time for which the program lingers.
+        // Clients reach the stranger from the end of the listener until the shim detects that end. This must be much
+        // shorter than the time in which the program lingers.
         let times = [lost.first(), lost.last()].map(|lost| lost.map(|(asked, _)| *asked));
         let lost_for = times[1].zip(times[0]).map_or(Duration::ZERO, |(last, first)| last - first);
         assert!(
@@ -265,6 +265,6 @@ fn a_stranger_gets_nothing_while_a_program_takes_its_time_to_end_after_its_liste
     });
     handoff::sys::descriptor::set_nonblocking(&stranger, true).unwrap();
     let got = std::iter::from_fn(|| accept(&stranger, SockFlag::empty()).ok()).count();
-    // One client each 20 ms.
+    // The clients come every 20 ms.
     assert!(got < LINGERS_MS as usize / 2 / 20, "the stranger got {got} connections");
 }

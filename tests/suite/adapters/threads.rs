@@ -1,4 +1,4 @@
-//! Programs of many threads, of which one certain thread is to take the stop signal. They are held when it comes.
+//! Multithreaded programs in which one specific thread must take the stop signal. They are held when the signal comes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +11,8 @@ use handoff::sys::signals::send;
 
 use crate::support::{LIMIT, Rig, executable, free_address, service, signal, wait_for};
 
-/// A thread for each connection, which answers lines with the pid. What the main thread does, and who takes SIGTERM, stands in `WAITS`.
+/// One thread per connection, which answers each line with the pid. `WAITS` defines the action of the main thread and
+/// the thread that takes SIGTERM.
 const SERVER: &str = r#"#!/usr/bin/python3
 import ctypes, os, signal, socket, struct, sys, threading
 from time import sleep as stay_in_the_kernel
@@ -60,7 +61,7 @@ for work in accept, *beside:
 main()
 "#;
 
-/// What is done before there is another thread, what another thread does, and what the main thread does.
+/// The action before other threads exist, the actions of other threads, and the action of the main thread.
 const WAITS: [&str; 6] = [
     "catch, [], rest",
     "catch, [], pause",
@@ -71,7 +72,7 @@ const WAITS: [&str; 6] = [
     "block, [wait_for_it], lambda: ctypes.CDLL(None).syscall(EXIT, 0)",
 ];
 
-/// Many threads, each of which reads a byte and writes one. SIGTERM ends the process.
+/// Many threads; each reads and writes one byte. SIGTERM ends the process.
 const READERS: &str = "
 import os, threading
 def work():
@@ -82,7 +83,7 @@ os.write(2, b'ready')
 threading.Event().wait()
 ";
 
-/// Some threads of the program wait in their reads.
+/// Opens connections, so that some threads of the program wait in their reads.
 fn connect(address: SocketAddr) -> Vec<BufReader<TcpStream>> {
     let connect = || {
         let connection = TcpStream::connect(address).unwrap();
@@ -127,7 +128,8 @@ fn restarts(waits: &str) {
     }
 }
 
-/// After SIGCONT its threads wake in any order, and one that has work must not begin it before another one takes the signal.
+/// After SIGCONT the threads wake in any order. A thread with work must not begin it before another thread takes the
+/// signal.
 #[test]
 fn a_held_program_that_a_signal_ends_does_nothing_more() {
     for round in 0..40 {

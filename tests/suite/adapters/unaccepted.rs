@@ -1,4 +1,4 @@
-//! Probes of programs that bind a unix socket and accept nothing.
+//! Probes of programs that bind a unix socket and do not accept.
 
 use handoff::control::api::{Ending, Request};
 
@@ -42,7 +42,7 @@ fn a_connection_that_only_waits_at_a_unix_socket_does_not_pass() {
         let outcome = rig.upgrade("s", &release("deaf", "0")).unwrap();
         assert_eq!(outcome.outcome, Ending::RolledBack, "{mode}: {outcome:?}");
         assert!(outcome.reason.as_ref().unwrap().contains("was not accepted"), "{outcome:?}");
-        // One that is slow keeps its place in the queue from try to try.
+        // A slow program: the probe keeps its place in the queue over several attempts.
         let outcome = rig.upgrade("s", &release("slow", "0.7")).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{mode}: {outcome:?}");
     }

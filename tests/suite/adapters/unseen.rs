@@ -1,4 +1,4 @@
-//! Programs with capabilities of their own, below a daemon that has none: what they have open cannot be looked at.
+//! Programs with capabilities, below a daemon without any: the daemon cannot inspect their descriptors.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +15,7 @@ use crate::support::{Rig, ask, copy_program, free_address, signal, wait_for};
 
 const NOBODY: u32 = 65_534;
 
-/// Daemonises if it is told so, in a session of its own, and then serves at the descriptor that it is given.
+/// With the argument `daemon` it forks into its own session. Then it serves at the inherited descriptor.
 const PYTHON: &str = r#"
 import os, socket, sys
 if sys.argv[1] == "daemon" and os.fork():
@@ -30,15 +30,15 @@ while True:
     connection.close()
 "#;
 
-/// A daemon of the user nobody, with a service whose program has a capability.
-struct CapableService {
+/// A daemon of the user `nobody`, with a service whose program has a capability.
+struct Unseen {
     rig: Rig,
     address: SocketAddr,
     daemon: Option<Child>,
 }
 
-impl CapableService {
-    /// `None` where this cannot be made.
+impl Unseen {
+    /// Returns `None` where this is not possible.
     fn serve(does: &str) -> Option<Self> {
         if effective_user() != 0 {
             eprintln!("not run: it needs root");
@@ -47,9 +47,9 @@ impl CapableService {
         let mut rig = Rig::new();
         rig.stop_daemon();
         let program = rig.path("python");
-        // The file itself: a copy of a link would be one.
+        // Copies the file itself, not a link to it.
         copy_program(fs::canonicalize("/usr/bin/python3").unwrap(), &program);
-        // The directories are those of the daemon that was here.
+        // The directories belong to the previous daemon.
         for name in ["state", "run"] {
             fs::remove_dir_all(rig.path(name)).unwrap();
             fs::create_dir(rig.path(name)).unwrap();
@@ -106,7 +106,7 @@ impl CapableService {
         self.status()[key].as_u64().and_then(|pid| u32::try_from(pid).ok())
     }
 
-    /// Nobody waits for long at a listener that nobody accepts from.
+    /// The client waits only briefly: perhaps no process accepts.
     fn answers(&self) -> Option<u32> {
         let connection = TcpStream::connect(self.address).ok()?;
         connection.set_read_timeout(Some(Duration::from_millis(300))).ok()?;
@@ -114,7 +114,7 @@ impl CapableService {
     }
 }
 
-impl Drop for CapableService {
+impl Drop for Unseen {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             signal(daemon.id(), Signal::SIGTERM);
@@ -131,7 +131,7 @@ impl Drop for CapableService {
     }
 }
 
-/// What nobody sees of it.
+/// Whether the user `nobody` cannot see the descriptors of the process.
 fn is_unseen(pid: u32) -> bool {
     let looked = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "ls"])
@@ -141,7 +141,7 @@ fn is_unseen(pid: u32) -> bool {
     !looked.status.success()
 }
 
-/// Ticks of a processor, all threads together.
+/// The processor time of all threads, in ticks.
 fn ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
     let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
@@ -150,31 +150,32 @@ fn ticks(pid: u32) -> Option<u64> {
 
 #[test]
 fn a_program_that_cannot_be_looked_at_is_ended_when_its_shim_is_gone() {
-    let Some(unseen) = CapableService::serve("plain") else { return };
+    let Some(unseen) = Unseen::serve("plain") else { return };
     let first: u32 = ask(unseen.address, "x").unwrap().parse().unwrap();
-    assert!(is_unseen(first), "the test is about nothing");
+    assert!(is_unseen(first), "the test has no effect");
     let shim = unseen.pid("shim").unwrap();
     signal(shim, Signal::SIGKILL);
     let second = wait_for("another program to serve", || unseen.answers().filter(|pid| *pid != first));
     assert!(!Path::new(&format!("/proc/{first}/fd/0")).exists(), "two programs: {first} and {second}");
 }
 
-/// It has left the session by which it would be found, and holds what tells the next shim that it is there.
+/// The holder has left the session in which the shim would search for it, and holds the lock that the next shim waits
+/// for.
 #[test]
-fn a_holder_of_the_lock_that_cannot_be_ended_is_told_and_costs_nothing() {
-    let Some(unseen) = CapableService::serve("daemon") else { return };
+fn a_holder_of_the_lock_that_cannot_be_ended_is_reported_and_costs_nothing() {
+    let Some(unseen) = Unseen::serve("daemon") else { return };
     let first: u32 = ask(unseen.address, "x").unwrap().parse().unwrap();
-    assert!(is_unseen(first), "the test is about nothing");
+    assert!(is_unseen(first), "the test has no effect");
     let shim = unseen.pid("shim").unwrap();
     signal(shim, Signal::SIGKILL);
-    let problem = wait_for("the holder to be told", || {
+    let problem = wait_for("the holder to be reported", || {
         unseen.status()["problem"]
             .as_str()
             .filter(|problem| problem.contains("program.lock"))
             .map(str::to_owned)
     });
     assert!(problem.contains(&format!("{first} (python)")), "{problem}");
-    // While it is tried again and again.
+    // Measures the processor time during the retries.
     let (daemon, since) = (unseen.daemon.as_ref().unwrap().id(), Instant::now());
     let used = |pid| ticks(pid).unwrap_or_default();
     let (before, mut worst) = (used(daemon), 0);
@@ -186,7 +187,7 @@ fn a_holder_of_the_lock_that_cannot_be_ended_is_told_and_costs_nothing() {
     }
     // 100 ticks are a second.
     assert!(used(daemon) - before < 100 && worst < 150, "{} and {worst} ticks in 3 s", used(daemon) - before);
-    // The remedy that was told.
+    // Applies the reported remedy.
     signal(first, Signal::SIGKILL);
     let second = wait_for("another program to serve", || unseen.answers());
     assert_ne!(second, first);

@@ -1,4 +1,4 @@
-//! What a process hands over, and what is handed to it, as its supervisor sees it.
+//! State that a process hands over or receives, from the view of its supervisor.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,13 +15,13 @@ fn content(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
 
-/// A message of 40,000 bytes of content, and a file that may be another.
+/// Sends a state message that announces 40,000 bytes, with `file`, whose content may differ.
 fn give(supervisor: &Supervisor, file: OwnedFd) {
     let state = State::new(5, &content(40_000)).unwrap();
     supervisor.say_with(ToService::State(state), &[file.as_fd()]);
 }
 
-/// What is not as it was announced, and what is said of it.
+/// Files that do not match the announcement, and the error text for each.
 fn unsound() -> [(OwnedFd, &'static str); 4] {
     [
         (tempfile::tempfile().unwrap().into(), "not sealed"),
@@ -51,7 +51,7 @@ fn a_process_that_serves_and_is_given_something_unsound_serves_on() {
     let (process, supervisor) = Process::serve(&rig, Mode::Overlap);
     for (file, told) in unsound() {
         give(&supervisor, file);
-        wait_for("the log to tell", || {
+        wait_for("the log line", || {
             std::fs::read_to_string(&process.log).unwrap().contains(told).then_some(())
         });
         assert_eq!(ask(process.address, "state").unwrap(), "1 none");
@@ -78,7 +78,7 @@ fn the_last_one_counts_and_an_incumbent_in_exclusive_mode_takes_none() {
     assert_eq!(version(process.address), "1");
 }
 
-/// The state that comes next, and its content.
+/// Receives the next state. Returns its format and content.
 fn next_state(supervisor: &Supervisor) -> (u32, Vec<u8>) {
     loop {
         match recv_message::<FromService>(&supervisor.channel, supervisor.version).unwrap().unwrap() {
@@ -111,7 +111,7 @@ fn it_is_handed_over_before_drained_and_before_sealed() {
 }
 
 #[test]
-fn a_supervisor_of_version_1_is_told_of_no_state() {
+fn a_supervisor_of_version_1_gets_no_state() {
     let rig = rig();
     let (process, first) = Process::start(&rig, "1", "hands-over-40000", Mode::Exclusive);
     first.say(ToService::Begin(Begin {}));

@@ -1,4 +1,4 @@
-//! A process whose supervisor is gone is taken over by another one. The supervisors are played by the test.
+//! A process whose supervisor is gone is taken over by another one. The test plays the supervisors.
 
 mod handing;
 mod played;
@@ -23,7 +23,7 @@ use played::{Process, SILENCE_MS, Supervisor, adopt, rig};
 const LEFT: Exit = Exit { code: Some(0), signal: None };
 
 #[test]
-fn who_serves_is_adopted_with_its_listeners_and_can_be_sent_away() {
+fn a_serving_process_is_adopted_with_its_listeners_and_can_be_sent_away() {
     for mode in [Mode::Exclusive, Mode::Overlap] {
         let rig = rig();
         let (process, first) = Process::serve(&rig, mode);
@@ -47,7 +47,7 @@ fn one_supervisor_after_the_other_is_heard() {
     let rig = rig();
     let (process, mut supervisor) = Process::serve(&rig, Mode::Exclusive);
     for round in 0..4 {
-        // It dies at different moments; the third is not even dead, only superseded.
+        // The supervisor dies at different moments. The third one does not die: it is superseded.
         match round {
             0 => drop(supervisor),
             1 => {
@@ -86,7 +86,7 @@ fn a_sealed_incumbent_waits_for_the_lock_and_resumes_for_the_new_supervisor() {
     let held = DataLock::try_take(&rig.path("data")).unwrap().expect("a free lock");
     drop(first);
     let second = process.adopted_at(Stage::Waiting);
-    // It works for the second: signs of life come in its rhythm.
+    // The process now works for the second supervisor: it sends signs of life at that supervisor's rate.
     let (id, sign, _) = recv_message::<FromService>(&second.channel, second.version).unwrap().unwrap();
     assert_eq!((id, sign), (second.id, FromService::Progress(Progress { note: String::new() })));
     held.release().unwrap();
@@ -96,11 +96,12 @@ fn a_sealed_incumbent_waits_for_the_lock_and_resumes_for_the_new_supervisor() {
 }
 
 #[test]
-fn a_successor_that_was_told_to_begin_gets_ready_for_the_new_supervisor() {
+fn a_successor_that_got_begin_gets_ready_for_the_new_supervisor() {
     let rig = rig();
     let held = DataLock::try_take(&rig.path("data")).unwrap().expect("a free lock");
     let (process, first) = Process::start(&rig, "1", "", Mode::Exclusive);
-    // It finds all of it at once: the last word of the first supervisor, its end, and the second.
+    // The process finds everything at once: the last message of the first supervisor, its end, and the second
+    // supervisor.
     kill(&process.pidfd, Signal::SIGSTOP).unwrap();
     first.say(ToService::Begin(Begin {}));
     drop(first);
@@ -129,13 +130,13 @@ fn a_successor_that_is_not_wanted_by_the_new_supervisor_leaves() {
 }
 
 #[test]
-fn a_process_that_was_not_told_to_begin_is_never_adopted() {
+fn a_process_without_begin_is_never_adopted() {
     for closes in [true, false] {
         let rig = rig();
         let (process, first) = Process::start(&rig, "1", "", Mode::Exclusive);
         let second = process.call();
         let first = if closes { None } else { Some(first) };
-        // It may be gone already.
+        // The process may be gone already.
         let _ = send_message(&second.channel, second.version, second.id, &adopt(), &[]);
         assert!(second.is_left());
         assert_eq!(process.end(), LEFT);
@@ -154,7 +155,7 @@ fn the_standby_and_the_new_process_are_both_adopted() {
     to_new.say(ToService::Begin(Begin {}));
     wait_for("the new process to have the lock", || {
         match DataLock::try_take(&rig.path("data")).unwrap() {
-            // A child of another test may hold what is only dropped, as if it were the new process.
+            // A child of another test may hold a lock that is only dropped, just as the new process would.
             Some(free) => free.release().map(|()| None).unwrap(),
             None => Some(()),
         }
@@ -170,7 +171,7 @@ fn the_standby_and_the_new_process_are_both_adopted() {
     to_new.drain();
 }
 
-/// Sends `bytes` and sees the connection closed.
+/// Sends `bytes`, and expects that the process closes the connection.
 fn is_sent_away(stranger: &Supervisor, bytes: &[u8], fd: Option<&OwnedFd>) {
     let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
     stranger.channel.send(bytes, &fds).unwrap();
@@ -196,7 +197,7 @@ fn strangers_change_nothing() {
         None,
     );
     drop(process.call());
-    // Of those that are silent the newest are kept.
+    // Of the silent supervisors, the newest ones are kept.
     let silent: Vec<Supervisor> = (0..12).map(|_| process.call()).collect();
     assert!(silent[0].is_left());
     assert!(process.is_at_rest(&supervisor));
@@ -214,7 +215,7 @@ fn a_process_without_descriptors_to_spare_is_adopted_when_it_has_some() {
     process.limit_descriptors(Some(3));
     let waiting = process.call();
     assert!(process.is_at_rest(&first));
-    // What it has goes on.
+    // The existing channel still works.
     first.drain();
     first.say(ToService::Resume(Resume {}));
     assert!(matches!(first.hear(), FromService::Resumed(_)));
@@ -227,7 +228,7 @@ fn a_process_without_descriptors_to_spare_is_adopted_when_it_has_some() {
 }
 
 #[test]
-fn a_path_that_is_taken_is_told_and_left_alone() {
+fn a_path_that_is_taken_is_reported_and_left_alone() {
     let rig = rig();
     std::fs::write(rig.path("adopt-1"), "mine").unwrap();
     let (process, supervisor) = Process::serve(&rig, Mode::Exclusive);

@@ -25,23 +25,23 @@ use crate::support::{LIMIT, Rig, service, wait_for};
 
 /// Longer than any test.
 pub const LEASE_MS: u64 = 600_000;
-/// What a process that works may be silent for.
+/// The time for which a working process may be silent.
 pub const SILENCE_MS: u64 = 300;
-/// Long enough to see whether a thread is busy.
+/// Long enough to detect a busy thread.
 pub const WHILE: Duration = Duration::from_millis(400);
 
-/// No daemon, only its directories.
+/// Directories without a daemon.
 pub fn rig() -> Rig {
     let root = tempfile::Builder::new().prefix("handoff-test-").tempdir().unwrap();
     std::fs::create_dir(root.path().join("data")).unwrap();
     Rig { root, daemon: None }
 }
 
-/// A supervisor, as far as one process sees it.
+/// A supervisor, as one process sees it.
 pub struct Supervisor {
     pub channel: Channel,
     pub id: HandoffId,
-    /// What is spoken.
+    /// The protocol version.
     pub version: u16,
 }
 
@@ -59,7 +59,7 @@ impl Supervisor {
         send_message(&self.channel, self.version, self.id, &message, fds).unwrap();
     }
 
-    /// The next message that is no sign of life; it must be of this handoff.
+    /// The next message except signs of life. It must belong to this handoff.
     pub fn hear(&self) -> FromService {
         loop {
             match recv_message::<FromService>(&self.channel, self.version).unwrap() {
@@ -73,7 +73,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether the process hangs up, after signs of life at most.
+    /// Whether the process closes the channel, after nothing but signs of life.
     pub fn is_left(&self) -> bool {
         loop {
             match recv_message::<FromService>(&self.channel, self.version).unwrap() {
@@ -95,7 +95,7 @@ impl Supervisor {
     }
 }
 
-/// The process of the service, and what its supervisor would hold.
+/// The process of the service, and what its supervisor holds.
 pub struct Process {
     pub pid: u32,
     pub pidfd: OwnedFd,
@@ -120,14 +120,15 @@ pub fn socket() -> OwnedFd {
 }
 
 impl Process {
-    /// A process in its greeting: what its supervisor has heard nothing of.
+    /// A process in its greeting. Its supervisor has not received anything yet.
     pub fn spawn(rig: &Rig, version: &str, fault: &str, listener: OwnedFd) -> (Self, Supervisor) {
         let id = HandoffId::from_bytes(rand_id());
         let adopt = rig.path(&format!("adopt-{version}"));
         let log = rig.path(&format!("log-{version}"));
         let output: OwnedFd = File::create(&log).unwrap().into();
         let (ours, theirs) = Channel::pair().unwrap();
-        // A program that is open for writing cannot be started, and each child holds for a moment whatever is open here.
+        // A program that is open for writing cannot be started, and for a moment each child inherits every open
+        // descriptor.
         static WRITES_AND_STARTS: Mutex<()> = Mutex::new(());
         let _alone = WRITES_AND_STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         let spawned = spawn(SpawnSpec {
@@ -149,7 +150,7 @@ impl Process {
         (process, Supervisor::of(ours, id))
     }
 
-    /// A process that was asked to start up.
+    /// A process that has been asked to start up.
     pub fn start(rig: &Rig, version: &str, fault: &str, mode: Mode) -> (Self, Supervisor) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self::start_at(rig, version, fault, mode, listener.into())
@@ -186,7 +187,7 @@ impl Process {
         (process, supervisor)
     }
 
-    /// The incumbent.
+    /// A process that serves as the incumbent.
     pub fn serve(rig: &Rig, mode: Mode) -> (Self, Supervisor) {
         let (process, supervisor) = Self::start(rig, "1", "", mode);
         supervisor.say(ToService::Begin(Begin {}));
@@ -201,7 +202,7 @@ impl Process {
         Supervisor::of(Channel::from_fd(socket).unwrap(), HandoffId::from_bytes(rand_id()))
     }
 
-    /// What another supervisor does, and what it is told.
+    /// Connects as another supervisor and adopts the process. Returns the answer.
     pub fn adopt(&self) -> (Supervisor, Adopted, Vec<OwnedFd>) {
         let supervisor = self.call();
         supervisor.say(adopt());
@@ -235,7 +236,7 @@ impl Process {
         wait_for("the end of the process", || reap(self.pidfd.as_fd()).unwrap())
     }
 
-    /// Whether the library does nothing for a while, and says nothing to `supervisor`.
+    /// Whether the library uses no processor time for a while, and sends nothing to `supervisor`.
     pub fn is_at_rest(&self, supervisor: &Supervisor) -> bool {
         let before = self.ticks();
         set_receive_timeout(&supervisor.channel, WHILE).unwrap();
@@ -245,8 +246,8 @@ impl Process {
         silent && self.ticks() - before <= 3
     }
 
-    /// The time of the library's thread on a processor: fields 14 and 15 of its `stat` (proc_pid_stat(5)), in ticks of 10
-    /// ms.
+    /// The processor time of the library's thread, in ticks of 10 ms: fields 14 and 15 of its `stat`
+    /// (proc_pid_stat(5)).
     pub fn ticks(&self) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap().flatten();
         let mut lines = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
@@ -264,7 +265,7 @@ pub fn adopt() -> ToService {
     ToService::Adopt(Adopt { versions: VersionRange::OURS, lease_ms: SILENCE_MS })
 }
 
-/// Ids need only differ.
+/// Ids only need to differ.
 pub fn rand_id() -> [u8; 16] {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -1,6 +1,6 @@
-//! Variables that are set to nothing.
+//! Environment variables with an empty value.
 
-use super::CommandOutput;
+use super::Said;
 use crate::support::Rig;
 
 #[test]
@@ -16,12 +16,12 @@ fn an_empty_variable_counts_as_one_that_is_not_set() {
             set(&mut command, variable);
             let home = rig.path("home");
             command.env("HOME", &home).env("XDG_CONFIG_HOME", "").env("XDG_RUNTIME_DIR", "");
-            CommandOutput::of(command.output().unwrap())
+            Said::of(command.output().unwrap())
         };
         let empty = told(|command, variable| _ = command.env(variable, ""));
         let unset = told(|command, variable| _ = command.env_remove(variable));
         assert_eq!((empty.code, &empty.stdout), (Some(0), &unset.stdout), "{variable}: {empty:?}");
-        let given = CommandOutput::of(rig.handoff(&["check", option, ""]).output().unwrap());
+        let given = Said::of(rig.handoff(&["check", option, ""]).output().unwrap());
         assert_eq!(given.code, Some(64), "an option needs a value: {given:?}");
     }
 }
@@ -34,7 +34,7 @@ fn a_daemon_with_an_empty_log_filter_logs_as_without_one() {
     let mut command = rig.handoff(&["daemon"]);
     command.env("HANDOFF_LOG", "").stderr(std::fs::File::create(&log).unwrap());
     rig.daemon = Some(command.spawn().unwrap());
-    crate::support::wait_for("the line that it is ready", || {
+    crate::support::wait_for("the line about readiness", || {
         std::fs::read_to_string(&log).unwrap().contains(" INFO ").then_some(())
     });
 }

@@ -1,4 +1,4 @@
-//! What is told of service files before anything of them runs.
+//! Reports about service files before any of their programs run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -59,7 +59,7 @@ fn the_service_whose_program_has_an_address_is_named_and_not_the_daemon() {
     executable(&script);
     write(&rig, "a", &script, &given.to_string(), "adapter = \"listen-fds\"");
     rig.call(Request::Start(service("a"))).unwrap();
-    // The end of this connection, without an answer, shows that the program has bound its own address.
+    // The end of this connection without an answer shows that the program has bound its own address.
     crate::support::ask(given, "x").unwrap_err();
     write(&rig, "b", &rig.release("2", ""), &own.to_string(), "");
     let said = say(&rig, &["start", "b"]);

@@ -1,4 +1,4 @@
-//! Ctrl-C while the daemon is at work.
+//! Ctrl-C while the daemon works.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -6,10 +6,11 @@ use std::process::{Child, Command, Stdio};
 use handoff::control::api::{Ending, Request, Response};
 use handoff::sys::process::Signal;
 
-use super::{CommandOutput, say};
+use super::{Said, say};
 use crate::support::{Rig, service, signal, version, wait_for};
 
-/// Begun as by a shell: a test that runs in the background ignores SIGINT, and so would this.
+/// Starts a command with SIGINT enabled. A test that runs in the background ignores SIGINT, and a child would inherit
+/// that.
 fn begin(rig: &Rig, args: &[&str]) -> Child {
     let whole = rig.handoff(args);
     let mut command = Command::new("env");
@@ -18,15 +19,15 @@ fn begin(rig: &Rig, args: &[&str]) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Interrupts a command whose upgrade warms up.
-fn interrupted(rig: &Rig, args: &[&str]) -> CommandOutput {
+/// Interrupts a command during the warm-up of its upgrade.
+fn interrupted(rig: &Rig, args: &[&str]) -> Said {
     let mut command = begin(rig, args);
     wait_for("the upgrade to warm up", || {
         (rig.status("s").phase.as_deref() == Some("warming")).then_some(())
     });
     signal(command.id(), Signal::SIGINT);
     wait_for("the command to end", || command.try_wait().unwrap());
-    let said = CommandOutput::of(command.wait_with_output().unwrap());
+    let said = Said::of(command.wait_with_output().unwrap());
     assert_eq!(said.code, Some(130), "{said:?}");
     assert_eq!(rig.status("s").phase.as_deref(), Some("warming"), "the upgrade goes on");
     match rig.call(Request::Cancel(service("s"))).unwrap() {
@@ -58,7 +59,7 @@ fn the_upgrade_goes_on_and_the_command_says_how_to_watch_it_and_call_it_off() {
     assert_eq!(version(address), "1");
 }
 
-/// A service with data of its own.
+/// A service with its own data directory.
 fn serve_beside(rig: &Rig) -> SocketAddr {
     let address = rig.write_service("t", &rig.release("10", ""), "after = [\"s\"]\n");
     let (file, data) = (rig.path("config/services/t.toml"), rig.path("beside"));

@@ -1,4 +1,4 @@
-//! What `list` and `status` tell besides the services.
+//! What `list` and `status` report in addition to the services.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::say;
 use crate::support::Rig;
 
 #[test]
-fn list_tells_of_files_whose_names_no_service_can_have() {
+fn list_reports_files_whose_names_no_service_can_have() {
     let rig = Rig::new();
     let services = rig.path("config/services");
     for name in ["My Service.toml", ".hidden.toml", "s.toml.bak"] {

@@ -1,4 +1,4 @@
-//! What `handoff` says when something is not as it should be: the cause, the place, and a step that works.
+//! The errors of `handoff`: the cause, the place, and a step that works.
 
 mod environment;
 mod files;
@@ -13,26 +13,26 @@ use std::process::Output;
 
 use crate::support::Rig;
 
-/// A command that has ended.
+/// The result of a command.
 #[derive(Debug)]
-struct CommandOutput {
+struct Said {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl CommandOutput {
+impl Said {
     fn of(Output { status, stdout, stderr }: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
 }
 
-fn say(rig: &Rig, args: &[&str]) -> CommandOutput {
-    CommandOutput::of(rig.run(args))
+fn say(rig: &Rig, args: &[&str]) -> Said {
+    Said::of(rig.run(args))
 }
 
-/// Writes the file of a service that is started where it lies.
+/// Writes the file of a service that is started in place.
 fn write(rig: &Rig, name: &str, binary: &Path, address: &str, more: &str) {
     let data = rig.path("data");
     let text = format!(

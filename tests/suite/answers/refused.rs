@@ -1,4 +1,4 @@
-//! A start that was refused: `status` says why the service does not run.
+//! After a refused start, `status` says why the service does not run.
 
 use std::fs;
 use std::net::TcpListener;
@@ -56,7 +56,7 @@ fn another_service_file_ends_it() {
 }
 
 #[test]
-fn what_a_version_is_refused_for_is_told_too() {
+fn the_cause_of_a_refused_version_is_reported_too() {
     let rig = Rig::new();
     let script = rig.path("script");
     fs::write(&script, "#!/no/such/interpreter\n").unwrap();
@@ -69,7 +69,7 @@ fn what_a_version_is_refused_for_is_told_too() {
 }
 
 #[test]
-fn a_known_service_whose_file_takes_an_address_of_another_one_is_told() {
+fn a_known_service_whose_file_takes_an_address_of_another_one_is_reported() {
     let rig = Rig::new();
     let address = rig.serve("a", "1", "", "");
     let (binary, own) = (rig.release("2", ""), free_address());

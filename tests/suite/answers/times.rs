@@ -1,4 +1,4 @@
-//! How long an attempt took, and each of its phases: the same wherever it is told.
+//! The duration of an attempt and of each of its phases is the same in every report.
 
 use serde_json::Value;
 

@@ -1,4 +1,5 @@
-//! Who has connections to an address, and which are at work: real sockets, with the server in another process.
+//! Which processes have connections to an address, and which connections are at work: with real sockets, and the server
+//! in another process.
 
 mod waiting;
 
@@ -23,18 +24,18 @@ use handoff::sys::socket::{SockFlag, accept};
 use crate::support::{LIMIT, again, wait_for};
 use nix::time::{ClockId, clock_gettime};
 
-/// The kernel's clock for data on a connection, at its coarsest, and the same again for rounding.
+/// The coarsest clock of the kernel for data on a connection, plus the same for rounding.
 const TICK_MS: u64 = 20;
 
-/// A server that does what it is told, one thing at a time. It ends when this is dropped.
+/// A server that executes one command at a time. It ends when this is dropped.
 struct Puppet {
     process: Child,
     control: BufReader<UnixStream>,
 }
 
 impl Puppet {
-    /// This test program once more, see [`puppet`]: the control socket is its stdin, the listener its stderr. It runs when this returns:
-    /// a connection counts as young for only a second.
+    /// Runs this test program again, see [`puppet`]. The control socket is its stdin, and the listener its stderr. The
+    /// process runs when this returns, because a connection counts as young for only a second.
     fn new(listener: impl Into<OwnedFd>) -> Puppet {
         let (ours, its) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(LIMIT)).unwrap();
@@ -48,18 +49,18 @@ impl Puppet {
         puppet
     }
 
-    /// Returns when it is done.
+    /// Executes a command, and returns when it is done.
     fn does(&mut self, command: &str) {
         self.begins(command);
         self.ends();
     }
 
-    /// Returns at once.
+    /// Begins a command, and returns at once.
     fn begins(&mut self, command: &str) {
         writeln!(self.control.get_mut(), "{command}").unwrap();
     }
 
-    /// Returns when what it was told is done.
+    /// Returns when the last command is done.
     fn ends(&mut self) {
         let mut reply = String::new();
         self.control.read_line(&mut reply).unwrap();
@@ -79,7 +80,7 @@ impl Drop for Puppet {
     }
 }
 
-/// Not a test of its own: what [`Puppet`] starts. Connections are numbered as they are accepted.
+/// Not a test: [`Puppet`] starts it as a server. Connections are numbered in the order of their acceptance.
 #[test]
 fn puppet() {
     if std::env::var_os("HANDOFF_TEST_PUPPET").is_none() {
@@ -129,7 +130,7 @@ fn file(connections: &[Option<File>], number: usize) -> &File {
     connections[number].as_ref().unwrap()
 }
 
-/// A listener on the loopback, the server behind it, and a census of its address.
+/// A listener on the loopback, its server, and a census of its address.
 fn serve() -> (Puppet, SocketAddr, Census) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -150,11 +151,11 @@ fn a_connection_counts_from_its_acceptance_to_its_end() {
     puppet.does("accept");
     assert!(!census.is_empty(puppet.tree()).unwrap());
     assert!(is_accepted(&client));
-    let tree = || panic!("the connection is known, and nobody has to be searched for it");
+    let tree = || panic!("the connection is known, so no process is searched for it");
     assert!(!census.is_empty(tree).unwrap());
     puppet.does("close 0");
     assert!(census.is_empty(puppet.tree()).unwrap());
-    assert!(!is_accepted(&client), "nobody has it any more");
+    assert!(!is_accepted(&client), "no process has it any more");
 }
 
 #[test]
@@ -217,9 +218,9 @@ fn a_client_that_has_ended_its_side_still_waits() {
     puppet.does("accept");
     puppet.does("accept");
     idle.shutdown(Shutdown::Write).unwrap();
-    // The other one is young, and about to ask.
+    // The other connection is young, so a request is expected.
     assert_eq!(census.survey(puppet.tree()).unwrap().oldest_ms, Some(0));
-    wait_for("an end alone to be no request", || {
+    wait_for("an end without data not to count as a request", || {
         census.survey(puppet.tree()).unwrap().oldest_ms.is_none().then_some(())
     });
     client.write_all(b"request").unwrap();
@@ -231,7 +232,7 @@ fn a_client_that_has_ended_its_side_still_waits() {
     client.read_exact(&mut [0; 6]).unwrap();
     comes_to_rest(&mut census, &puppet);
     puppet.does("close 0");
-    assert!(!census.is_empty(puppet.tree()).unwrap(), "the other one");
+    assert!(!census.is_empty(puppet.tree()).unwrap(), "the other connection");
     puppet.does("close 1");
     assert!(census.is_empty(puppet.tree()).unwrap());
 }
@@ -241,7 +242,11 @@ fn a_request_is_busy_until_it_is_answered_and_gets_older() {
     let (mut puppet, address, mut census) = serve();
     let mut client = TcpStream::connect(address).unwrap();
     puppet.does("accept");
-    assert_eq!(census.survey(puppet.tree()).unwrap().oldest_ms, Some(0), "it is young, and about to ask");
+    assert_eq!(
+        census.survey(puppet.tree()).unwrap().oldest_ms,
+        Some(0),
+        "it is young, so a request is expected"
+    );
     comes_to_rest(&mut census, &puppet);
     for round in 0..2 {
         let asked = Instant::now();
@@ -260,7 +265,7 @@ fn a_request_is_busy_until_it_is_answered_and_gets_older() {
     }
 }
 
-/// The age grows, and is never more than the time since `asked`: that the connection was idle before does not count.
+/// The age grows, and never exceeds the time since `asked`: earlier idle time does not count.
 fn gets_older(census: &mut Census, puppet: &Puppet, asked: Instant) {
     wait_for("a request of 100 ms", || {
         let age = census.survey(puppet.tree()).unwrap().oldest_ms.expect("it is not answered");
@@ -292,7 +297,7 @@ fn an_answer_that_the_client_does_not_take_is_work() {
 }
 
 #[test]
-fn the_oldest_request_is_the_one_that_is_told() {
+fn the_oldest_request_is_the_reported_one() {
     let (mut puppet, address, mut census) = serve();
     let mut first = TcpStream::connect(address).unwrap();
     let mut second = TcpStream::connect(address).unwrap();
@@ -318,11 +323,12 @@ fn the_oldest_request_is_the_one_that_is_told() {
 #[test]
 fn each_family_is_found_at_its_listener() {
     let cases = [
-        // A socket does not tell whether its listener has the address or the wildcard.
+        // A socket does not show whether its listener has the address or the wildcard.
         ("127.0.0.1:0", "127.0.0.1", vec!["127.0.0.1:P", "0.0.0.0:P"]),
         ("0.0.0.0:0", "127.0.0.1", vec!["127.0.0.1:P", "0.0.0.0:P"]),
         ("[::1]:0", "[::1]", vec!["[::1]:P", "[::]:P", "*:P"]),
-        // The standard library opens it for both families; the socket of a v4 client is of the v6 family.
+        // The standard library opens the listener for both families; the server-side socket of a v4 client is a v6
+        // socket.
         ("[::]:0", "[::1]", vec!["[::1]:P", "[::]:P", "*:P"]),
         ("[::]:0", "127.0.0.1", vec!["*:P"]),
     ];
@@ -383,11 +389,11 @@ fn unix_connection_is_found(listener: impl Into<OwnedFd>, path: PathBuf) {
 }
 
 #[test]
-fn thousands_of_connections_are_told_apart_at_little_cost() {
+fn thousands_of_connections_are_distinguished_at_little_cost() {
     const INNER: &str = "HANDOFF_TEST_MANY_FILES";
     if std::env::var_os(INNER).is_none() {
-        // In a process of its own: how many files may be open counts for whatever this one starts, too.
-        let test = thousands_of_connections_are_told_apart_at_little_cost;
+        // In a separate process: the limit of open files would apply to all other tests of this process, too.
+        let test = thousands_of_connections_are_distinguished_at_little_cost;
         assert!(again(test, INNER, "1").status().unwrap().success());
         return;
     }
@@ -424,7 +430,7 @@ fn thousands_of_connections_are_told_apart_at_little_cost() {
     println!("all but one gone {most_gone:?}, all gone {all_gone:?}");
 }
 
-/// As many open files as this process may have.
+/// Raises the limit of open files to the maximum for this process. Returns it.
 fn more_files() -> u64 {
     let _ = raise_files_limit();
     files_limit()

@@ -1,4 +1,4 @@
-//! Requests that have come and that nobody has begun.
+//! Requests that have arrived and that the server has not begun.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use super::{Puppet, serve};
 use crate::support::wait_for;
 
 #[test]
-fn a_request_that_nobody_has_read_waits_and_one_that_was_read_is_work() {
+fn an_unread_request_waits_and_a_read_one_is_work() {
     let (mut puppet, address, mut census) = serve();
     let mut client = TcpStream::connect(address).unwrap();
     client.set_nodelay(true).unwrap();
@@ -19,7 +19,7 @@ fn a_request_that_nobody_has_read_waits_and_one_that_was_read_is_work() {
         let survey = census.survey(puppet.tree()).unwrap();
         (survey.work, survey.waiting)
     };
-    // The first request of a client is not to be lost, read or not.
+    // The first request of a client counts as work, read or not, so that it is not lost.
     client.write_all(b"request").unwrap();
     wait_for("it to be seen", || (seen(&puppet) == (1, 0)).then_some(()));
     for _ in 0..4 {
@@ -35,7 +35,7 @@ fn a_request_that_nobody_has_read_waits_and_one_that_was_read_is_work() {
     puppet.does("read 0 4");
     let until = Instant::now() + Duration::from_millis(400);
     while Instant::now() < until {
-        assert_eq!(seen(&puppet), (1, 0), "it does not become less by waiting");
+        assert_eq!(seen(&puppet), (1, 0), "it remains work while it waits");
         std::thread::sleep(Duration::from_millis(20));
     }
     puppet.does("write 0 6");
@@ -43,7 +43,7 @@ fn a_request_that_nobody_has_read_waits_and_one_that_was_read_is_work() {
     assert_eq!(seen(&puppet), (0, 0));
 }
 
-/// A connection that was used before, and on which the server polls before it reads or not.
+/// A connection with earlier requests. With `polls`, the server polls before it reads.
 fn used(polls: bool) -> (Puppet, Census, TcpStream) {
     let (mut puppet, address, mut census) = serve();
     let mut client = TcpStream::connect(address).unwrap();
@@ -68,7 +68,7 @@ fn what_is_held_back_waits_until_it_is_let_in() {
         let (mut puppet, mut census, mut client) = used(polls);
         match census.hold_back(true) {
             Ok(all) => assert!(all),
-            // Some containers forbid it, and to drop what comes needs privilege.
+            // Dropping packets needs privilege, and some containers forbid it.
             Err(error) => {
                 eprintln!("not allowed here: {error}");
                 continue;
@@ -81,7 +81,7 @@ fn what_is_held_back_waits_until_it_is_let_in() {
         }
         let until = Instant::now() + Duration::from_millis(30);
         while Instant::now() < until {
-            assert_eq!(census.survey(puppet.tree()).unwrap().work, 0, "nobody has read it");
+            assert_eq!(census.survey(puppet.tree()).unwrap().work, 0, "no process has read it");
             std::thread::sleep(Duration::from_millis(10));
         }
         census.release_held_back();
@@ -91,7 +91,7 @@ fn what_is_held_back_waits_until_it_is_let_in() {
 }
 
 #[test]
-fn what_takes_long_is_told_from_what_misses_its_rest() {
+fn a_long_request_differs_from_one_that_misses_its_rest() {
     for polls in [true, false] {
         let (mut puppet, mut census, mut client) = used(polls);
         client.write_all(b"request").unwrap();
@@ -110,10 +110,12 @@ fn what_takes_long_is_told_from_what_misses_its_rest() {
             assert!(census.hold_back(true).unwrap());
             std::thread::sleep(Duration::from_millis(10));
         }
-        // More often than it is a single request's rest.
+        // Twice: a second rest that is missed is let in as well.
         for _ in 0..2 {
             client.write_all(b"rest").unwrap();
-            wait_for("it to be missed", || (census.survey(puppet.tree()).unwrap().stuck == 1).then_some(()));
+            wait_for("the rest to be missed", || {
+                (census.survey(puppet.tree()).unwrap().stuck == 1).then_some(())
+            });
             assert!(!census.hold_back(true).unwrap(), "it is let in");
             puppet.does("read 0 4");
             wait_for("it to be held back again", || {

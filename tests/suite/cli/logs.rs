@@ -1,14 +1,14 @@
-//! `handoff logs`, which reads the files itself.
+//! `handoff logs`, which reads the log files itself.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::support::{CommandOutput, World};
+use super::support::{Ran, World};
 use handoff::sys::path::make_fifo;
 
-/// Waits are for a condition; this bounds them.
+/// The limit for every wait.
 const BOUND: Duration = Duration::from_secs(20);
 
 fn world() -> World {
@@ -27,7 +27,7 @@ fn append(world: &World, text: &str) {
     file.write_all(text.as_bytes()).unwrap();
 }
 
-/// What the keeper does when `current` is full and `keep` files are to stay besides.
+/// Rotates the log as the keeper does when `current` is full: `keep` older files remain.
 fn rotate(world: &World, keep: u32) {
     let at = |name: &str| world.path("var/services/s3/log").join(name);
     for number in (1..keep).rev().filter(|number| at(&number.to_string()).exists()) {
@@ -36,7 +36,7 @@ fn rotate(world: &World, keep: u32) {
     std::fs::rename(at("current"), at("1")).unwrap();
 }
 
-/// A command that follows, and its lines as they come.
+/// A following command, and its lines as they arrive.
 struct Following {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -158,7 +158,7 @@ fn following_begins_before_the_first_line() {
 }
 
 #[test]
-fn following_ends_when_nobody_reads() {
+fn following_ends_when_no_process_reads() {
     let world = world();
     log(&world, "current", "1\n");
     let mut command = world.command(&["logs", "s3", "-f"]);
@@ -167,7 +167,7 @@ fn following_ends_when_nobody_reads() {
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     drop(stdout);
-    // Nothing more is written to the log: the end of the reader alone must wake the command.
+    // No more lines are written to the log. The end of the reader alone must wake the command.
     let (tell, ended) = mpsc::channel();
     let pid = child.id();
     std::thread::spawn(move || tell.send(child.wait_with_output()));
@@ -189,7 +189,7 @@ fn what_is_no_file_is_an_error_and_no_wait() {
         let pid = child.id();
         std::thread::spawn(move || tell.send(child.wait_with_output()));
         let Ok(output) = ended.recv_timeout(BOUND) else { panic!("process {pid} waits") };
-        let ran = CommandOutput::of(output.unwrap());
+        let ran = Ran::of(output.unwrap());
         assert_eq!(ran.code, Some(1), "{ran:?}");
         assert!(ran.stderr.contains("log/current: it is not a regular file: move it away"), "{ran:?}");
     }

@@ -9,9 +9,9 @@ use std::process::Stdio;
 use crate::support::executable;
 use handoff::control::api::{Claims, Ending, Request, Response, Upgrade};
 use handoff::control::{Error, Kind, ProgressSink};
-use support::{CommandOutput, World, name, outcome, progress, status};
+use support::{Ran, World, name, outcome, progress, status};
 
-/// A daemon whose every operation ends like this.
+/// A daemon whose every operation has this outcome.
 fn ending(ending: Ending, reason: Option<&'static str>) -> World {
     World::with_daemon(move |_, sink: &ProgressSink| {
         sink.send(progress("spawn", 0, None));
@@ -162,7 +162,7 @@ fn a_wrong_command_line_exits_with_64() {
         let ran = world.run(arguments);
         assert_eq!(ran.code, Some(64), "{arguments:?}");
         assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
-        // A program gets it in the form that it asks for.
+        // With `--json` the error is JSON.
         if let [verb @ ("reboot" | "upgrade" | "kill"), rest @ ..] = arguments {
             let ran = world.run(&[&[*verb, "--json"], rest].concat());
             assert_eq!(ran.code, Some(64), "{arguments:?}");
@@ -184,20 +184,19 @@ fn on_a_terminal_of_80_columns_nothing_is_wider() {
         _ => Ok(Response::Status(Box::new(shown.clone()))),
     });
     for verb in [&["list"][..], &["status"], &["status", "s3"]] {
-        let ran = CommandOutput::of(world.command(verb).env("COLUMNS", "80").output().unwrap());
+        let ran = Ran::of(world.command(verb).env("COLUMNS", "80").output().unwrap());
         assert!(ran.code == Some(0) && ran.stdout.lines().count() > 4, "{ran:?}");
         let wide: Vec<&str> = ran.stdout.lines().filter(|line| line.chars().count() > 80).collect();
         assert_eq!(wide, [""; 0], "{verb:?}");
     }
-    let ran = CommandOutput::of(world.command(&["list"]).env_remove("COLUMNS").output().unwrap());
+    let ran = Ran::of(world.command(&["list"]).env_remove("COLUMNS").output().unwrap());
     assert_eq!(ran.stdout.lines().count(), 3, "without a terminal each row is a line: {ran:?}");
 }
 
 #[test]
-fn a_wrong_log_filter_is_told_before_the_daemon_starts() {
+fn a_wrong_log_filter_is_reported_before_the_daemon_starts() {
     let world = World::new();
-    let ran =
-        CommandOutput::of(world.command(&["daemon"]).env("HANDOFF_LOG", "handoff=loud").output().unwrap());
+    let ran = Ran::of(world.command(&["daemon"]).env("HANDOFF_LOG", "handoff=loud").output().unwrap());
     assert_eq!(ran.code, Some(64));
     assert!(ran.stderr.contains("HANDOFF_LOG is \"handoff=loud\""), "{ran:?}");
 }
@@ -266,7 +265,7 @@ fn check_finds_mistakes_without_a_daemon() {
     assert!(lines[2].starts_with(&format!("{}:2:15: working_dir: \"/nor/this\" is not a", bad.display())));
     assert_eq!(lines[3], format!("{}:2:1: leas: unknown key; did you mean \"lease\"?", typo.display()));
 
-    assert_eq!(world.run(&["check", "s3"]).code, Some(0), "the others are not its business");
+    assert_eq!(world.run(&["check", "s3"]).code, Some(0), "other files do not matter");
     let unknown = world.run(&["check", "s33"]);
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.stderr.contains("Did you mean \"s3\"?"), "{unknown:?}");
@@ -292,10 +291,10 @@ fn a_reader_that_leaves_changes_neither_the_upgrade_nor_its_exit_code() {
 }
 
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     let world = ending(Ending::Committed, None);
-    let ran = CommandOutput::of(world.command(&["upgrade", "s3"]).stdout(full()).output().unwrap());
+    let ran = Ran::of(world.command(&["upgrade", "s3"]).stdout(full()).output().unwrap());
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("Standard output cannot be written: No space left"), "{ran:?}");
 }
@@ -306,7 +305,7 @@ fn help_completions_and_manual_pages_need_nothing() {
     let bare = |arguments: &[&str]| {
         let mut command = world.command(arguments);
         command.env_clear();
-        CommandOutput::of(command.output().unwrap())
+        Ran::of(command.output().unwrap())
     };
     let verbs = [
         "check",
@@ -350,7 +349,7 @@ fn a_closed_pipe_ends_long_output_quietly() {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut some = [0; 10];
         child.stdout.take().unwrap().read_exact(&mut some).unwrap();
-        let ran = CommandOutput::of(child.wait_with_output().unwrap());
+        let ran = Ran::of(child.wait_with_output().unwrap());
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{arguments:?}");
     }
 }

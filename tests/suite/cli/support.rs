@@ -1,4 +1,4 @@
-//! A fake daemon, and the real command run against it.
+//! A fake daemon, and the real command, which connects to it.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use handoff_protocol::message::Mode;
 
 type Answer = Box<dyn Fn(Request, &ProgressSink) -> Result<Response, Error> + Send>;
 
-/// Directories of its own, and on demand a daemon behind their control socket.
+/// A set of directories, and on demand a fake daemon behind their control socket.
 pub struct World {
     pub dir: tempfile::TempDir,
     daemon: Option<Daemon>,
@@ -27,12 +27,12 @@ struct Daemon {
     seen: mpsc::Receiver<Request>,
 }
 
-struct FakeDaemon {
+struct Fake {
     answer: Answer,
     seen: mpsc::Sender<Request>,
 }
 
-impl Handler for FakeDaemon {
+impl Handler for Fake {
     async fn call(&self, request: Request, _: Caller, progress: ProgressSink) -> Result<Response, Error> {
         if request == Request::Ping {
             return Ok(Response::Pong(Pong { version: "0".into(), pid: 1 }));
@@ -43,7 +43,7 @@ impl Handler for FakeDaemon {
 }
 
 impl World {
-    /// Without a daemon.
+    /// Creates directories without a daemon.
     pub fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         for name in ["etc/services", "var", "run"] {
@@ -52,7 +52,7 @@ impl World {
         World { dir, daemon: None }
     }
 
-    /// With a daemon that answers everything but pings by `answer`.
+    /// Starts a daemon that answers pings itself, and everything else by `answer`.
     pub fn with_daemon(
         answer: impl Fn(Request, &ProgressSink) -> Result<Response, Error> + Send + 'static,
     ) -> World {
@@ -63,7 +63,7 @@ impl World {
         let answer: Answer = Box::new(answer);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let fake = Rc::new(FakeDaemon { answer, seen: seen_tell });
+            let fake = Rc::new(Fake { answer, seen: seen_tell });
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 tokio::select! {
                     served = serve(listener, fake) => panic!("{served:?}"),
@@ -86,7 +86,7 @@ impl World {
         path
     }
 
-    /// The next request that the daemon got.
+    /// The next request that the daemon received.
     pub fn seen(&self) -> Request {
         self.daemon.as_ref().unwrap().seen.try_recv().expect("the daemon was asked")
     }
@@ -101,8 +101,8 @@ impl World {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> CommandOutput {
-        CommandOutput::of(self.command(arguments).output().unwrap())
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(arguments).output().unwrap())
     }
 }
 
@@ -118,21 +118,21 @@ impl Drop for World {
     }
 }
 
-/// A command that has ended.
+/// The result of a command.
 #[derive(Debug)]
-pub struct CommandOutput {
+pub struct Ran {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl CommandOutput {
-    pub fn of(output: Output) -> CommandOutput {
+impl Ran {
+    pub fn of(output: Output) -> Ran {
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        CommandOutput { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// Standard output as one JSON value a line.
+    /// Standard output, with one JSON value per line.
     pub fn objects(&self) -> Vec<serde_json::Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
         self.stdout.lines().map(parse).collect()

@@ -1,4 +1,4 @@
-//! What happens when one of the parties dies, or the daemon is frozen.
+//! One of the processes dies, or the daemon is frozen.
 
 use handoff::control::api::{Ending, Outcome};
 use handoff::control::{ClientError, Kind as Kinds};
@@ -13,7 +13,7 @@ fn phase_comes(rig: &Rig, phase: &str) {
     wait_for(phase, || (rig.status("s").phase.as_deref() == Some(phase)).then_some(()));
 }
 
-/// Begins an upgrade to `release`, does `meddle`, and gives how the upgrade ended.
+/// Begins an upgrade to `release`, runs `meddle`, and returns the outcome of the upgrade.
 fn upgrade_and(rig: &Rig, release: &std::path::Path, meddle: impl FnOnce()) -> Result<Outcome, ClientError> {
     std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| rig.upgrade("s", release));
@@ -27,11 +27,11 @@ fn kill_daemon(daemon: &mut std::process::Child) {
     daemon.wait().unwrap();
 }
 
-/// The service as another daemon has found it is the same, and can be upgraded.
+/// The new daemon has found the service unchanged, and can upgrade it.
 fn is_whole(rig: &Rig, kind: Kind, address: std::net::SocketAddr) {
     wait_until_serving(rig);
     let release = kind.release(rig, "last", "");
-    let outcome = wait_for("what left over processes do to be done", || match rig.upgrade("s", &release) {
+    let outcome = wait_for("the work of leftover processes to end", || match rig.upgrade("s", &release) {
         Err(ClientError::Refused(error)) if error.kind == Kinds::Busy => None,
         outcome => Some(outcome.unwrap()),
     });
@@ -147,10 +147,10 @@ fn an_old_process_that_is_left_alone_serves_again_when_its_lease_ends() {
         let log = || std::fs::read_to_string(rig.path("state/services/s/log/current")).unwrap_or_default();
         let (outcome, seen) = under_load(address, || {
             upgrade_and(&rig, &kind.release(&rig, "2", ""), || {
-                // It takes its time to seal, and the daemon must not hear of the end.
-                wait_for("the old one to seal", || log().contains("1 seals").then_some(()));
+                // The seal takes long, so the daemon is stopped before it can end.
+                wait_for("the old process to seal", || log().contains("1 seals").then_some(()));
                 signal(daemon, Signal::SIGSTOP);
-                wait_for("the old one to serve", || log().contains("1 resumes").then_some(()));
+                wait_for("the old process to serve", || log().contains("1 resumes").then_some(()));
                 let serves = if kind.is_exclusive() { "1" } else { "2" };
                 assert_eq!(version(address), serves, "{kind:?}");
                 signal(daemon, Signal::SIGCONT);

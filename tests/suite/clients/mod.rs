@@ -51,10 +51,11 @@ fn no_client_of_the_node_server_notices_an_upgrade() {
 fn a_version_that_fails_is_rolled_back_and_not_noticed() {
     for kind in ALL {
         let rig = Rig::new();
-        // The deadline is for the one that hangs: the others fail before, also on a busy machine.
+        // The deadline applies to the hanging release. The other releases fail earlier, even on a busy machine.
         let address = kind.serve(&rig, "1", "", "deadline = \"12s\"\ndrain_grace = \"5s\"");
         let old = rig.status("s").pid;
-        // Before it says that it is ready it serves in exclusive mode: what it has accepted then dies with it.
+        // In exclusive mode the process serves before it reports readiness, so a kill there would cut accepted
+        // connections.
         let at_the_end = if kind.is_exclusive() { "fail-warming" } else { "kill-ready" };
         let faults = ["fail-warming", "fail-begin", "kill-warming", "kill-begin", "hang-begin", at_the_end];
         let (_, seen) = under_load(address, || {
@@ -79,7 +80,7 @@ fn a_long_request_is_finished_and_a_stop_waits_for_it() {
     for kind in ALL {
         let rig = Rig::new();
         let address = kind.serve(&rig, "1", "", "deadline = \"20s\"\ndrain_grace = \"5s\"");
-        // The service has accepted it and read all of it.
+        // Returns when the service has accepted the request and read all of it.
         let slow = || {
             let connection = begin(address, "/slow/1000").unwrap();
             let client = connection.local_addr().unwrap();
@@ -87,18 +88,18 @@ fn a_long_request_is_finished_and_a_stop_waits_for_it() {
             std::thread::spawn(move || answer_to(connection))
         };
         let (first, pid) = (slow(), rig.status("s").pid.unwrap());
-        assert_eq!(get(address, "/").unwrap(), ("1".to_owned(), pid), "behind the slow one");
+        assert_eq!(get(address, "/").unwrap(), ("1".to_owned(), pid), "after the slow request");
         let outcome = rig.upgrade("s", &kind.release(&rig, "2", "")).unwrap();
         assert_eq!(outcome.outcome, Ending::Committed, "{kind:?}: {outcome:?}");
         assert_eq!(first.join().unwrap().unwrap(), ("1".to_owned(), pid), "{kind:?}");
         let last = slow();
-        assert_eq!(version(address), "2", "behind the slow one");
+        assert_eq!(version(address), "2", "after the slow request");
         rig.call(Request::Stop(service("s"))).unwrap();
         assert_eq!(last.join().unwrap().unwrap().0, "2", "{kind:?}");
     }
 }
 
-/// What keeps the one thread of a Node process busy also keeps it from giving signs of life.
+/// Work that blocks the only thread of a Node process also blocks its signs of life.
 #[test]
 fn a_process_that_is_busy_is_not_taken_for_frozen() {
     for fault in ["busy-warming", "busy-begin"] {
@@ -115,9 +116,9 @@ fn a_process_that_is_busy_is_not_taken_for_frozen() {
     }
 }
 
-/// Their languages call listen(2) on the listeners that they are given, with a backlog of 100 or 511.
+/// The runtimes call listen(2) on inherited listeners, with a backlog of 100 or 511.
 #[test]
-fn the_queue_is_as_long_as_before_when_nobody_accepts() {
+fn the_queue_is_as_long_as_before_when_no_process_accepts() {
     let longest = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     let clients = longest.trim().parse::<usize>().unwrap().min(700);
     for kind in ALL {

@@ -1,4 +1,4 @@
-//! Services in other languages: releases of theirs, and the programs that they need.
+//! Services in other languages: their releases and interpreters.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::control::api::{Request, State};
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::{LIMIT, Rig, free_address, pause, service, write_program};
 
-/// A test service, and how it is run.
+/// A test service and its settings.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
-    /// Its file in `services/`.
+    /// The file in `services/`.
     pub file: &'static str,
-    /// The lines of the service file that it needs.
+    /// The required lines of the service file.
     pub settings: &'static str,
-    /// The oldest version of its interpreter.
+    /// The oldest supported version of the interpreter.
     interpreter: Interpreter,
 }
 
@@ -52,17 +52,17 @@ fn root() -> &'static Path {
 }
 
 impl Kind {
-    /// The same, run otherwise than it should be.
+    /// The same service with other settings.
     pub fn with(self, settings: &'static str) -> Self {
         Self { settings, ..self }
     }
 
-    /// Whether one process at a time works on the data.
+    /// Whether only one process at a time may use the data.
     pub fn is_exclusive(self) -> bool {
         self.settings.contains("exclusive")
     }
 
-    /// A file that runs as one release of the service.
+    /// An executable file with one release of the service.
     pub fn release(self, rig: &Rig, version: &str, fault: &str) -> PathBuf {
         let source = root().join("tests/suite/clients/services").join(self.file);
         let text = std::fs::read_to_string(&source).unwrap();
@@ -80,7 +80,7 @@ impl Kind {
         path
     }
 
-    /// Writes the service file of `s`, with `more` in it, and starts it.
+    /// Writes the service file of `s`, which includes `more`, and starts the service.
     pub fn serve(self, rig: &Rig, version: &str, fault: &str, more: &str) -> SocketAddr {
         self.interpreter.check();
         let address = free_address();
@@ -104,24 +104,24 @@ impl Interpreter {
         match Command::new(program).args(self.check).status() {
             Ok(status) if status.success() => {}
             Ok(_) => panic!("{program} is too old: these tests need {wanted}"),
-            Err(error) => panic!("{program} cannot be run ({error}): these tests need {wanted} in the PATH"),
+            Err(error) => panic!("{program} cannot run ({error}): these tests need {wanted} in the PATH"),
         }
     }
 }
 
-/// What a client saw that asked over a connection of its own.
+/// What a client with one connection per request has seen.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct ClientObservations {
+pub struct Seen {
     pub answers: usize,
     pub failures: Vec<String>,
 }
 
-/// One request; the answer is the version and the pid.
+/// Sends one request. Returns the version and the pid from the answer.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<(String, u32)> {
     answer_to(begin(address, path)?)
 }
 
-/// A request over a connection of its own.
+/// Begins a request over its own connection.
 pub fn begin(address: SocketAddr, path: &str) -> io::Result<TcpStream> {
     let mut connection = TcpStream::connect(address)?;
     connection.set_read_timeout(Some(LIMIT))?;
@@ -129,7 +129,7 @@ pub fn begin(address: SocketAddr, path: &str) -> io::Result<TcpStream> {
     Ok(connection)
 }
 
-/// The answer to such a request.
+/// Returns the answer to such a request.
 pub fn answer_to(mut connection: TcpStream) -> io::Result<(String, u32)> {
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
@@ -151,12 +151,12 @@ pub fn version(address: SocketAddr) -> String {
     get(address, "/").unwrap().0
 }
 
-/// Asks again and again until `work` has returned.
-pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, ClientObservations) {
+/// Sends requests continuously until `work` has returned.
+pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, Seen) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let client = || {
-            let mut seen = ClientObservations::default();
+            let mut seen = Seen::default();
             while !stop.load(Ordering::Relaxed) {
                 match get(address, "/") {
                     Ok(_) => seen.answers += 1,
@@ -167,10 +167,10 @@ pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, Clien
             seen
         };
         let clients = [scope.spawn(client), scope.spawn(client)];
-        let guard = SetOnDrop(&stop);
+        let guard = AtEnd(&stop);
         let done = work();
         drop(guard);
-        let mut all = ClientObservations::default();
+        let mut all = Seen::default();
         for seen in clients.map(|client| client.join().unwrap()) {
             assert!(seen.answers > 0, "a client that got no answer saw nothing");
             all.answers += seen.answers;
@@ -180,7 +180,7 @@ pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, Clien
     })
 }
 
-/// Waits until the daemon is done with what it does.
+/// Waits until the daemon has no operation in progress.
 pub fn wait_until_serving(rig: &Rig) {
     crate::support::wait_for("it to serve", || (rig.status("s").state == State::Serving).then_some(()));
 }

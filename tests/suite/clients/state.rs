@@ -1,4 +1,4 @@
-//! What a process hands over to the one that follows it.
+//! State that a process hands over to the next one.
 
 use std::net::SocketAddr;
 
@@ -15,12 +15,12 @@ fn state(address: SocketAddr) -> String {
     get(address, "/state").unwrap().0
 }
 
-/// In overlap mode it comes to a process that serves already.
+/// In overlap mode the state may arrive after the process has begun to serve.
 fn state_becomes(address: SocketAddr, expected: &str) {
     wait_for(expected, || (state(address) == expected).then_some(()));
 }
 
-/// Each release hands the next one as many bytes while it seals.
+/// Each release hands over state of the given length while it seals.
 fn is_handed_over(kind: Kind, lengths: &[usize]) {
     let rig = Rig::new();
     let fault = |length: &usize| format!("hands-{length}");
@@ -38,7 +38,7 @@ fn is_handed_over(kind: Kind, lengths: &[usize]) {
             state_becomes(address, &expected);
             assert_eq!(version(address), (n + 1).to_string());
         }
-        // The last one has handed nothing over.
+        // The previous release handed nothing over.
         rig.upgrade("s", &kind.release(&rig, "last", "")).unwrap();
         assert_eq!((version(address), state(address)), ("last".to_owned(), "none".to_owned()), "{kind:?}");
     });
@@ -61,7 +61,7 @@ fn the_node_server_hands_over_what_a_stream_carries() {
 }
 
 #[test]
-fn who_cannot_take_it_over_is_rolled_back_or_serves_without() {
+fn a_process_that_cannot_take_it_over_is_rolled_back_or_serves_without() {
     for kind in ALL {
         let rig = Rig::new();
         let address = kind.serve(&rig, "1", "hands-100", SETTINGS);
@@ -72,13 +72,13 @@ fn who_cannot_take_it_over_is_rolled_back_or_serves_without() {
             let reason = format!("{:?}", outcome.reason);
             assert!(reason.contains("this release fails in take"), "{kind:?}: {reason}");
             assert_eq!(version(address), "1");
-            // It serves again, and hands over again.
+            // The old process serves again, and hands its state over again.
             let outcome = rig.upgrade("s", &kind.release(&rig, "3", "")).unwrap();
             assert_eq!(outcome.outcome, Ending::Committed, "{kind:?}: {outcome:?}");
             assert_eq!(state(address), "2:100:sound");
         } else {
             assert_eq!(outcome.outcome, Ending::Committed, "{kind:?}: {outcome:?}");
-            wait_for("the log to tell", || {
+            wait_for("the log line", || {
                 let log =
                     std::fs::read_to_string(rig.path("state/services/s/log/current")).unwrap_or_default();
                 log.contains("this release fails in take").then_some(())

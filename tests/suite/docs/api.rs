@@ -1,4 +1,4 @@
-//! docs/control-api.md and docs/control-api-results.md.
+//! Checks docs/control-api.md and docs/control-api-results.md.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{blocks, quoted, read, table};
 
-/// The page with the methods, then the one with their results.
+/// The page with the methods, followed by the page with their results.
 fn both() -> String {
     read("docs/control-api.md") + &read("docs/control-api-results.md")
 }
@@ -76,7 +76,11 @@ fn the_transcript_is_what_both_sides_understand() {
         match (&asked, came.get("result"), came.get("error")) {
             (Some(request), Some(result), None) => {
                 let response = request.parse_response(result.clone()).expect("an answer to this request");
-                assert_eq!(&serde_json::to_value(response).expect("JSON"), result, "a member more or less");
+                assert_eq!(
+                    &serde_json::to_value(response).expect("JSON"),
+                    result,
+                    "a member is missing or unknown"
+                );
                 answers += 1;
             }
             (_, None, Some(error)) => {
@@ -106,21 +110,21 @@ fn the_members_of_results_are_documented() {
     assert_eq!(members("\n### outcome\n"), keys(&find("outcome")["result"]));
     let entry: Value = serde_json::from_str(ENTRY).expect("JSON");
     let known: handoff::history::Entry = serde_json::from_value(entry.clone()).expect("an entry");
-    assert_eq!(serde_json::to_value(known).expect("JSON"), entry, "a member more or less");
+    assert_eq!(serde_json::to_value(known).expect("JSON"), entry, "a member is missing or unknown");
     assert_eq!(members("\n### entry\n"), keys(&entry));
     let version: Value = serde_json::from_str(VERSION).expect("JSON");
     let known: VersionStatus = serde_json::from_value(version.clone()).expect("a version");
-    assert_eq!(serde_json::to_value(known).expect("JSON"), version, "a member more or less");
+    assert_eq!(serde_json::to_value(known).expect("JSON"), version, "a member is missing or unknown");
     assert_eq!(members("\n### version\n"), keys(&version));
     let progress = answers.iter().find(|answer| answer["method"] == "progress").expect("progress");
     assert_eq!(members("\n## Notifications\n"), keys(&progress["params"]));
 }
 
-/// A version with every member.
+/// A version with all members.
 const VERSION: &str = r#"{"added_at":1,"binary":null,"current":true,"generations":[1],"kind":"file","pinned":false,
     "service":"s3","sha256":"ab","size_bytes":1,"stored":"/s","version":null}"#;
 
-/// An entry of a history with every member.
+/// An entry of a history with all members.
 const ENTRY: &str = r#"{"accept_gap_us":1,"at":2,"by":{"command":"c","pid":1,"uid":0},"connections":null,"from":null,"generation":1,
     "id":"01a1fd1b-126a-73bb-91de-0f4f365e9606","killed":[],"lost_datagrams":0,"mode":"exclusive","operation":"upgrade","outcome":"committed","phases":[],
     "reason":null,"restarted":false,"service":"s3","took_us":1,"to":{"path":"/b","sha256":null,"version":null}}"#;

@@ -1,4 +1,4 @@
-//! The documents say what is so: links lead somewhere, examples parse, tables are complete, bytes are right.
+//! The documents are correct: links work, examples parse, tables are complete, and bytes match.
 
 mod api;
 mod pages;
@@ -22,7 +22,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Every page below docs/, by name.
+/// All pages below docs/, by name.
 fn pages() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root().join("docs")];
@@ -41,13 +41,13 @@ fn pages() -> BTreeMap<String, String> {
     found
 }
 
-/// The pages, and the other documents that people read.
+/// The pages, and the other documents for readers.
 fn documents() -> BTreeMap<String, String> {
     let others = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "clients/README.md"];
     pages().into_iter().chain(others.map(|name| (name.to_owned(), read(name)))).collect()
 }
 
-/// What follows `heading` on the one page that has it.
+/// The text after `heading`, on the only page with that heading.
 fn section(heading: &str) -> String {
     let line = format!("\n{heading}\n");
     let found: Vec<(String, String)> = pages().into_iter().filter(|(_, text)| text.contains(&line)).collect();
@@ -60,7 +60,7 @@ fn section(heading: &str) -> String {
     found[0].1.split_once(&line).expect("the heading").1.to_owned()
 }
 
-/// The contents of all fenced blocks of one language, indentation taken off.
+/// The contents of all fenced blocks of one language, without indentation.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut open: Option<(bool, String)> = None;
@@ -84,7 +84,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     found
 }
 
-/// The rows of the table whose header row begins with these cells; each row as its cells.
+/// The rows of the table whose header row begins with these cells, each row as a list of cells.
 fn table(text: &str, header: &[&str]) -> Vec<Vec<String>> {
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|')
@@ -100,7 +100,7 @@ fn table(text: &str, header: &[&str]) -> Vec<Vec<String>> {
     lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect()
 }
 
-/// What stands in backquotes.
+/// The parts in backquotes.
 fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
@@ -111,7 +111,7 @@ fn handoff(args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// The heading's anchor, as the common renderers make it.
+/// The anchor of a heading, as common renderers generate it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
     kept.chars()
@@ -156,7 +156,7 @@ fn parse(text: &str) -> Result<Service, Vec<String>> {
 fn the_examples_of_service_files_parse() {
     let mut seen = 0;
     for (name, text) in documents() {
-        // A manifest of cargo is TOML too.
+        // A Cargo manifest is TOML, too.
         for example in blocks(&text, "toml").iter().filter(|example| !example.contains("[dependencies]")) {
             seen += 1;
             parse(example).unwrap_or_else(|errors| panic!("{name}: {errors:?}\n{example}"));
@@ -165,7 +165,7 @@ fn the_examples_of_service_files_parse() {
     assert!(seen >= 2, "only {seen} examples were found");
 }
 
-/// The keys that the parser knows, as it tells them itself about a key that it does not know.
+/// The known keys, from the parser's error for an unknown key.
 fn known_keys(text: &str) -> BTreeSet<String> {
     let errors = parse(text).expect_err("an unknown key");
     let told = errors.iter().find_map(|error| error.split_once("known keys are ")).expect("the known keys").1;
@@ -182,7 +182,7 @@ fn the_reference_of_the_service_file_is_complete() {
     let inner = inner.split_once("known keys are ").expect("the keys of [log]").1;
     known.extend(inner.split(", ").map(|key| format!("log.{}", key.trim())));
     assert_eq!(documented, known);
-    // Some keys do not go with others, so the examples are on several pages.
+    // Some keys exclude each other, so the examples are on several pages.
     let examples: String = pages().values().flat_map(|text| blocks(text, "toml")).collect();
     for key in &known {
         let last = key.rsplit('.').next().expect("a key");
@@ -276,7 +276,7 @@ fn every_verb_that_is_named_exists() {
     }
 }
 
-/// One of each. The match makes a new reason break this test's compilation.
+/// One of each. Because of the match, a new reason breaks the compilation of this test.
 fn reasons() -> Vec<Reason> {
     let range = VersionRange { minimum: 2, current: 3 };
     let all = vec![

@@ -1,19 +1,19 @@
-//! The form of the pages: their length, their tables, their words, and that the index names each.
+//! The form of the pages: their length, their tables, their words, and an index that names each page.
 
 use std::collections::BTreeSet;
 
 use super::{pages, read};
 
-/// The longest a page may be, in lines.
+/// The maximum length of a page, in lines.
 const PAGE_MAX: usize = 250;
 
-/// The longest the README may be, in lines.
+/// The maximum length of the README, in lines.
 const README_MAX: usize = 120;
 
-/// The longest a cell of a table may be, in characters.
+/// The maximum length of a table cell, in characters.
 const CELL_MAX: usize = 160;
 
-/// Words and phrases that a reader stumbles over.
+/// Words and phrases that make a text hard to read.
 pub(super) const BANNED: [&str; 24] = [
     "whoever",
     "whom",
@@ -53,7 +53,7 @@ fn check(name: &str, text: &str, breach: &mut dyn FnMut(String)) {
             breach(format!("{name}:{number}: a cell of {length} characters, more than {CELL_MAX}"));
         }
     }
-    // A phrase may be broken over two lines.
+    // A phrase may continue on the next line.
     let lines: String = prose(text).map(|(_, line)| line.to_lowercase() + " ").collect();
     let words = without_code(&lines).split_whitespace().collect::<Vec<_>>().join(" ");
     for phrase in BANNED.iter().filter(|phrase| has_phrase(&words, phrase)) {
@@ -71,7 +71,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The cells, if this is a row of a table.
+/// The cells, if this line is a row of a table.
 fn cells(line: &str) -> Vec<&str> {
     match line.trim().strip_prefix('|') {
         Some(row) => row.split('|').map(str::trim).collect(),
@@ -79,12 +79,12 @@ fn cells(line: &str) -> Vec<&str> {
     }
 }
 
-/// What stands outside of backquotes. A name in the source may be any word.
+/// The text outside of backquotes. A name in the source may be any word.
 pub(super) fn without_code(text: &str) -> String {
     text.split('`').step_by(2).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether `phrase` stands in `text` and is not a part of longer words.
+/// Whether `text` contains `phrase`, and not only as a part of longer words.
 pub(super) fn has_phrase(text: &str, phrase: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(phrase)

@@ -1,4 +1,4 @@
-//! The pages of the protocol in docs/internals.
+//! Checks the protocol pages in docs/internals.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use handoff_protocol::version::{MINIMUM, UNAGREED, VersionRange};
 
 use super::{blocks, pages, quoted, table};
 
-/// All pages of the protocol.
+/// The text of all protocol pages.
 fn protocol() -> String {
     pages()
         .into_iter()
@@ -27,13 +27,13 @@ fn bytes(block: &str) -> Vec<u8> {
     digits.map(|digits| u8::from_str_radix(digits, 16).expect("two hexadecimal digits")).collect()
 }
 
-/// A frame of the worked exchange, by direction; and how many descriptors travel with it.
+/// A frame of the worked exchange by direction, with the number of its descriptors.
 enum Sent {
     Up(FromService, u16),
     Down(ToService, u16),
 }
 
-/// In the order of the page.
+/// The ids, in the order of the page.
 const IDS: [&str; 2] = ["01932f4a-8c00-7abc-8def-0123456789ab", "01932f4b-1a40-7bcd-8ef0-112233445566"];
 const FRAMES_OF_THE_SECOND: Range<usize> = 12..14;
 
@@ -101,12 +101,12 @@ fn the_worked_exchange_is_byte_for_byte_what_is_sent() {
     }
 }
 
-/// The page shows each kind in the first version that has it.
+/// The page shows each kind in its first version.
 fn version_of(message: &impl frame::Message) -> u16 {
     message.since().max(MINIMUM)
 }
 
-/// The id of the frame in `block`, which must be `message`.
+/// Checks that the frame in `block` is `message`. Returns its id.
 fn decode<M: frame::Message + PartialEq + std::fmt::Debug>(block: &str, message: &M, fds: u16) -> HandoffId {
     let agreed = if message.before_agreement() { UNAGREED } else { version_of(message) };
     let (id, found) = frame::decode::<M>(&bytes(block), fds.into(), agreed).expect("a frame");

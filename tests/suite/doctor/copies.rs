@@ -1,4 +1,4 @@
-//! What is tried is what the daemon would start: a copy in its store.
+//! The doctor tries the same files as the daemon would start: a copy in its store.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use super::{LONG, command, examine, examine_by, of, rig, write};
 use crate::support::{Rig, executable, free_address};
 
-/// A server in Python that needs the file beside it.
+/// A Python server that needs the file next to it.
 fn write_script(rig: &Rig) -> std::path::PathBuf {
     let directory = rig.path("app");
     std::fs::create_dir(&directory).unwrap();
@@ -30,7 +30,7 @@ fn write_file(rig: &Rig, binary: &Path, keys: &str, tables: &str) {
     std::fs::write(file, format!("{text}{tables}")).unwrap();
 }
 
-/// The verdict on `inject`, why, and all remarks.
+/// The verdict on `inject`, its reason, and all remarks.
 fn tried(rig: &Rig) -> (String, String, String) {
     let (said, _) = examine(rig, "5s", &[]);
     let (verdict, why) = of(&said, "inject");
@@ -49,14 +49,14 @@ fn a_script_that_needs_what_lies_beside_it_works_where_it_is_and_not_as_a_copy()
 
     write_file(&rig, &script, "store = false", "");
     assert_eq!(tried(&rig).0, "works");
-    // The whole directory, of which one file is started.
+    // A copy of the whole directory, in which one file is the program.
     write_file(&rig, &rig.path("app"), "", "[update]\nmember = \"server\"\n");
     let (verdict, why, _) = tried(&rig);
     assert_eq!(verdict, "works", "{why}");
 }
 
 #[test]
-fn a_member_of_an_archive_is_tried_and_one_that_is_not_there_is_told() {
+fn a_member_of_an_archive_is_tried_and_a_missing_one_is_reported() {
     let rig = rig();
     write_script(&rig);
     let archive = rig.path("app.tar.gz");
@@ -78,9 +78,9 @@ fn a_member_of_an_archive_is_tried_and_one_that_is_not_there_is_told() {
     assert!(told.contains("binary: ") && told.contains("there is no file other in it"), "{told}");
 }
 
-/// In a mount namespace, as root in it or outside.
+/// In a mount namespace, with or without root.
 #[test]
-fn a_state_directory_in_which_nothing_can_be_executed_is_told() {
+fn a_state_directory_in_which_nothing_can_be_executed_is_reported() {
     let rig = rig();
     write_file(&rig, &rig.release_of("plain", "1", ""), "", "");
     let state = rig.path("state");

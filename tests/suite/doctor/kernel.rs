@@ -1,4 +1,4 @@
-//! What the kernel permits, and what it does not.
+//! What the kernel permits and forbids.
 
 use std::io;
 use std::net::TcpListener;
@@ -23,7 +23,7 @@ use crate::support::{Rig, close, copy_program, free_address};
 
 const NOBODY: u32 = 65534;
 
-/// As root, the command is run again as a user without privilege; otherwise all tests here are.
+/// If this test runs as root, it runs the command as a user without privilege. Otherwise all tests here do that.
 #[test]
 fn no_privilege_is_needed() {
     if effective_user() != 0 {
@@ -36,9 +36,9 @@ fn no_privilege_is_needed() {
     assert_eq!((verdicts(&said), code), (["does-not", "works", "works"], 0), "{said:#}");
 }
 
-/// The command by a user without privilege.
+/// The command, run by a user without privilege.
 fn unprivileged(rig: &Rig, whole: &Command) -> Command {
-    // This one may lie where only root looks.
+    // Only root may be able to read the original.
     let program = rig.path("handoff");
     copy_program(env!("CARGO_BIN_EXE_handoff"), &program);
     std::fs::set_permissions(rig.root.path(), PermissionsExt::from_mode(0o755)).unwrap();
@@ -50,8 +50,8 @@ fn unprivileged(rig: &Rig, whole: &Command) -> Command {
 }
 
 #[test]
-fn file_capabilities_that_the_copy_has_or_would_lose_are_told() {
-    // cap_net_bind_service+ep, as setcap(8) writes it.
+fn file_capabilities_that_the_copy_has_or_would_lose_are_reported() {
+    // cap_net_bind_service+ep, in the format of setcap(8).
     const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let rig = rig();
     let address = free_address();
@@ -60,7 +60,7 @@ fn file_capabilities_that_the_copy_has_or_would_lose_are_told() {
     if attribute::set(program, c"security.capability", &CAPABILITY).is_err() {
         return;
     }
-    // Whoever may set them has them in the copy too.
+    // A user with the right to set capabilities also has them in the copy.
     let (said, code) = examine(&rig, "5s", &[]);
     let remarks = said["remarks"].to_string();
     assert_eq!((verdicts(&said), code), (["does-not", "works", "works"], 0), "{said:#}");
@@ -82,7 +82,7 @@ fn file_capabilities_that_the_copy_has_or_would_lose_are_told() {
     assert!(said["remarks"].to_string().contains("which inject takes away"), "{said:#}");
 }
 
-/// A namespace in which no network can be made, although the user is root in it. `None` where there are no user namespaces.
+/// A namespace without the right to create networks, although its user is root. `None` without user namespaces.
 fn without_networks(whole: &Command) -> Option<Command> {
     let script = "echo 0 > /proc/sys/user/max_net_namespaces && exec \"$0\" \"$@\"";
     let mut command = Command::new("unshare");
@@ -123,7 +123,7 @@ fn a_program_that_gains_privilege_is_noticed() {
     assert!(said["remarks"].to_string().contains("the setuid bit"), "{said:#}");
 }
 
-/// Answers as if nobody had looked.
+/// Slots and a watcher that do nothing.
 struct Nothing;
 
 impl ListenerProvider for Nothing {

@@ -1,4 +1,4 @@
-//! `handoff doctor`: programs of all kinds are tried out, and nothing of it stays.
+//! `handoff doctor` tries programs of all kinds, and leaves nothing behind.
 
 mod copies;
 mod kernel;
@@ -13,14 +13,14 @@ use crate::support::{Rig, executable, free_address, processes_of, service, signa
 use handoff::control::api::Request;
 use serde_json::Value;
 
-/// For programs that will never do what is waited for.
+/// For programs that never do what the doctor waits for.
 const SHORT: &str = "1500ms";
-/// For programs that do a part of it, for which a busy machine takes its time.
+/// For programs that do a part of it, which takes time on a busy machine.
 const FAIR: &str = "5s";
-/// For programs that will, however slow the machine is.
+/// For programs that do all of it, however slow the machine is.
 const LONG: &str = "30s";
 
-/// Directories, and no daemon.
+/// Directories without a daemon.
 fn rig() -> Rig {
     let root = tempfile::Builder::new().prefix("handoff-test-").tempdir().unwrap();
     for name in ["config/services", "data", "tmp"] {
@@ -34,7 +34,7 @@ fn write(rig: &Rig, binary: &Path, args: &[&str], more: &str, listen: &str) {
     std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
 }
 
-/// An overlap service with the program `plain`, which binds `binds`.
+/// Writes an overlap service with the program `plain`, which binds `binds`.
 fn write_plain(rig: &Rig, fault: &str, adapter: &str, binds: SocketAddr, listen: SocketAddr) {
     let binary = rig.release_of("plain", "1", fault);
     let more = format!("adapter = {adapter:?}\nmode = \"overlap\"");
@@ -47,7 +47,7 @@ fn command(rig: &Rig, timeout: &str, more: &[&str]) -> Command {
     command
 }
 
-/// What it says, and how it exits. Nothing may be left of it.
+/// The report, and the exit code. Checks that nothing is left behind.
 fn examine(rig: &Rig, timeout: &str, more: &[&str]) -> (Value, i32) {
     examine_by(rig, command(rig, timeout, more))
 }
@@ -60,7 +60,7 @@ fn examine_by(rig: &Rig, mut command: Command) -> (Value, i32) {
         processes_of(rig.root.path()).into_iter().filter(|pid| !before.contains(pid)).collect();
     assert!(left.is_empty(), "processes {left:?} are left: {output:?}");
     assert_eq!(names_below(&rig.path("tmp")), Vec::<String>::new(), "files are left");
-    assert_eq!(names_below(&rig.path("state")), state, "the state directory is none of its business");
+    assert_eq!(names_below(&rig.path("state")), state, "the doctor does not change the state directory");
     let said = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     (said, output.status.code().unwrap())
 }
@@ -75,7 +75,7 @@ fn names_below(directory: &Path) -> Vec<String> {
     names
 }
 
-/// The verdict on an adapter, and why.
+/// The verdict on an adapter, and its reason.
 fn of<'v>(said: &'v Value, adapter: &str) -> (&'v str, &'v str) {
     let found = said["adapters"].as_array().unwrap().iter().find(|it| it["adapter"] == adapter).unwrap();
     (found["verdict"].as_str().unwrap(), found["why"].as_str().unwrap())
@@ -90,7 +90,7 @@ fn a_program_that_takes_descriptors_can_use_both_adapters_of_a_shim() {
     let rig = rig();
     let address = free_address();
     write_plain(&rig, "", "inject", address, address);
-    // The protocol is what it does not speak, for which the whole time is waited.
+    // The program does not speak the protocol, so the doctor waits for the whole time.
     let (said, code) = examine(&rig, "5s", &[]);
     assert_eq!(verdicts(&said), ["does-not", "works", "works"], "{said:#}");
     assert_eq!((code, &said["advised"]), (0, &Value::from("inject")), "{said:#}");
@@ -112,7 +112,7 @@ fn a_program_with_the_library_says_hello() {
         "{said:#}"
     );
     assert!(of(&said, "handoff").1.contains("Hello"), "{said:#}");
-    // Without the protocol it serves alone, and binds what it was told.
+    // Without the protocol the program runs standalone, and binds its configured address.
     assert_eq!(of(&said, "inject").0, "works", "{said:#}");
 }
 
@@ -127,13 +127,13 @@ fn a_server_in_python_can_be_injected_only() {
     let (said, code) = examine(&rig, "5s", &[]);
     assert_eq!(verdicts(&said), ["does-not", "does-not", "works"], "{said:#}");
     assert!(of(&said, "listen-fds").1.contains("binds main by itself"), "{said:#}");
-    // The service file names one that does not work.
+    // The adapter in the service file does not work.
     assert_eq!((code, &said["advised"]), (1, &Value::from("inject")));
     assert!(said["advice"].as_str().unwrap().contains("which says \"listen-fds\""), "{said:#}");
 }
 
 #[test]
-fn a_program_that_binds_nothing_or_something_else_is_told_so() {
+fn a_program_that_binds_nothing_or_something_else_is_reported() {
     let rig = rig();
     let (address, elsewhere) = (free_address(), free_address());
     write_plain(&rig, "never-binds", "inject", address, address);
@@ -154,7 +154,7 @@ fn a_program_that_binds_nothing_or_something_else_is_told_so() {
     let why = of(&said, "inject").1;
     assert!(why.contains("exited with code 1") && why.contains("told to exit at once"), "{why}");
 
-    // It binds, and that is all.
+    // The program binds, and does nothing else.
     write_plain(&rig, "never-accepts", "inject", address, address);
     let (said, _) = examine(&rig, FAIR, &[]);
     assert_eq!(verdicts(&said), ["does-not"; 3]);
@@ -186,7 +186,7 @@ fn what_a_program_has_left_behind_is_ended() {
     write_plain(&rig, "forks-deaf", "listen-fds", address, address);
     let (said, code) = examine(&rig, "5s", &[]);
     assert_eq!((of(&said, "listen-fds").0, code), ("works", 0), "{said:#}");
-    // Its end was asked for, and a part of it did not hear.
+    // The program got its stop signal, and a part of it ignored the signal.
     assert!(said["remarks"].to_string().contains("which it has started, does not"), "{said:#}");
 }
 
@@ -206,7 +206,7 @@ fn the_running_service_is_not_touched() {
 }
 
 #[test]
-fn in_exclusive_mode_there_is_no_second_writer_unless_somebody_says_so() {
+fn in_exclusive_mode_there_is_no_second_writer_without_an_explicit_option() {
     let mut rig = rig();
     rig.start_daemon();
     let address = free_address();
@@ -218,7 +218,7 @@ fn in_exclusive_mode_there_is_no_second_writer_unless_somebody_says_so() {
     let (said, code) = examine(&rig, LONG, &[]);
     assert_eq!((verdicts(&said), code), (["not-tried"; 3], 1), "{said:#}");
     assert!(of(&said, "inject").1.contains("--yes-run-it"), "{said:#}");
-    // It is run, and refuses by itself what it cannot have alone.
+    // The doctor runs the program, which exits because it cannot lock its data.
     let (said, code) = examine(&rig, LONG, &["--yes-run-it"]);
     assert_eq!((verdicts(&said), code), (["does-not"; 3], 1), "{said:#}");
     assert_eq!(version(address), "1");
@@ -235,7 +235,7 @@ fn in_exclusive_mode_there_is_no_second_writer_unless_somebody_says_so() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_a_second_time_is_told() {
+fn an_address_that_cannot_be_had_a_second_time_is_reported() {
     let rig = rig();
     let path = rig.path("data/s.sock");
     let _taken = UnixListener::bind(&path).unwrap();
@@ -248,7 +248,7 @@ fn an_address_that_cannot_be_had_a_second_time_is_told() {
     assert!(of(&said, "inject").1.contains("in use"), "{said:#}");
     assert!(path.exists());
 
-    // One of the addresses for documentation, which no machine has.
+    // This address is reserved for documentation; no machine has it.
     write(&rig, &binary, &["-", "192.0.2.1:9000"], more, "192.0.2.1:9000");
     let (said, _) = examine(&rig, LONG, &[]);
     assert_eq!(verdicts(&said), ["not-tried"; 3], "{said:#}");
@@ -256,7 +256,7 @@ fn an_address_that_cannot_be_had_a_second_time_is_told() {
 }
 
 #[test]
-fn a_unix_socket_that_nobody_has_is_tried_and_removed() {
+fn a_unix_socket_without_a_process_is_tried_and_removed() {
     let rig = rig();
     let path = rig.path("data/s.sock");
     let listen = format!("unix:{}", path.display());
@@ -268,21 +268,21 @@ fn a_unix_socket_that_nobody_has_is_tried_and_removed() {
 }
 
 #[test]
-fn a_program_does_not_outlive_whoever_asked() {
+fn a_program_does_not_outlive_the_doctor() {
     let rig = rig();
     let address = free_address();
     let path = rig.path("data/s.sock");
     let binary = rig.release_of("plain", "1", "never-binds");
     let listen = format!("unix:{}", path.display());
     write(&rig, &binary, &["-", &address.to_string()], "adapter = \"inject\"\nmode = \"overlap\"", &listen);
-    // In the first trial it is asked for the protocol, and there is no listener yet.
+    // In the first trial the doctor waits for the protocol, and no listener exists yet.
     let mut doctor = command(&rig, "3s", &[]).stdout(Stdio::null()).spawn().unwrap();
     let runs = || processes_of(rig.root.path()).into_iter().any(|pid| runs_from(pid, "plain-1"));
     wait_for("the program to run", || (runs() && path.exists()).then_some(()));
     signal(doctor.id(), handoff::sys::process::Signal::SIGKILL);
     doctor.wait().unwrap();
     wait_for("everything to be gone", || processes_of(rig.root.path()).is_empty().then_some(()));
-    // The listeners go with the trial; of the copy that it made the next daemon takes care.
+    // The listeners end with the trial. The next daemon removes the copy.
     assert_eq!(names_below(&rig.path("data")), Vec::<String>::new());
 }
 

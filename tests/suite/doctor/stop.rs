@@ -1,11 +1,12 @@
-//! What a program does at its stop signal is told from a request that it has at that moment.
+//! The doctor tests a program's reaction to the stop signal while a request is in progress.
 
 use std::path::Path;
 
 use super::{examine, of, rig, write};
 use crate::support::free_address;
 
-/// It answers after a while, and at SIGTERM does what it is told. Beside its port it has one that the kernel chooses.
+/// Answers after a short time, and reacts to SIGTERM as its argument says. It also listens at a port chosen by the
+/// kernel.
 const PYTHON: &str = r#"
 import http.server, os, signal, socket, sys, threading
 from time import sleep as take
@@ -28,7 +29,7 @@ if sys.argv[2] == "finishes":
 elif sys.argv[2] == "exits":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 server.serve_forever(poll_interval=0.01)
-# As some servers do: the end is as if there had been no handler, but for the requests, which are done.
+# Some servers do this: they finish the requests, and then end as if they had no handler.
 server.server_close()
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 os.kill(os.getpid(), signal.SIGTERM)
@@ -52,16 +53,13 @@ fn whether_a_request_is_finished_is_seen_and_not_guessed_from_the_exit_code() {
                 assert_eq!(of(&said, "inject").0, "works", "{does}: {said:#}");
                 let remarks = said["remarks"].to_string();
                 assert!(remarks.contains(told), "{does}: {remarks}");
-                assert!(
-                    !remarks.contains("collide"),
-                    "a port of the kernel's choice is another each time: {remarks}"
-                );
+                assert!(!remarks.contains("collide"), "the kernel chooses another port each time: {remarks}");
             });
         }
     });
 }
 
-/// The end of the program's script says what a shell does at the signal, before and after the server.
+/// The end of the script determines how the shell reacts to the signal, before and after the server.
 #[test]
 fn a_wrapper_that_swallows_the_stop_signal_is_named_with_the_line_to_write() {
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The examples of tools that say that a new version is there, as they are, against a real daemon.
+//! The examples of tools that announce a new version, unchanged, with a real daemon.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use crate::support::{Rig, copy_program, executable, version};
 
-/// A service `s3` at version 1, and a directory in which `handoff` is found.
+/// A service `s3` at version 1, and a directory that contains `handoff`.
 fn rig() -> (Rig, SocketAddr) {
     let rig = Rig::new();
     let address = rig.serve("s3", "1", "", "store = true");
@@ -21,7 +21,7 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/hooks").join(name)
 }
 
-/// Runs a program that finds `handoff` and the daemon of this rig.
+/// Runs a program with `handoff` in its PATH and the environment of this rig.
 fn run(rig: &Rig, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Output {
     let path = format!("{}:{}", rig.path("bin").display(), std::env::var("PATH").unwrap());
     let mut command = Command::new(program);
@@ -35,7 +35,7 @@ fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or_else(|| panic!("{output:?}"))
 }
 
-/// A copy of an example with other paths in it.
+/// A copy of an example with other paths.
 fn adapted(rig: &Rig, name: &str, paths: &[(&str, &Path)]) -> PathBuf {
     let mut text = fs::read_to_string(example(name)).unwrap();
     for (from, to) in paths {
@@ -54,7 +54,7 @@ fn a_script_after_a_download() {
     let publish = |version: &str| {
         fs::create_dir_all(rig.path("site")).unwrap();
         copy_program(rig.release(version, ""), rig.path("site/s3"));
-        // A download has no mode.
+        // A downloaded file is not executable.
         fs::set_permissions(rig.path("site/s3"), PermissionsExt::from_mode(0o644)).unwrap();
     };
     let fetch = || {

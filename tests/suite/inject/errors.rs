@@ -15,7 +15,7 @@ fn refused(change: impl FnOnce(&mut Spec)) -> std::io::Error {
     let (mut spec, mut reader) = spec("/bin/true", &[]);
     change(&mut spec);
     let error = start_by(handoff(), spec).unwrap_err();
-    // Nobody has the pipe any more: nothing is left of it.
+    // No process has the pipe any more, so nothing is left of the program.
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text, "");
@@ -96,7 +96,7 @@ fn a_program_dies_with_its_parent() {
         let (spec, _reader) = spec("/bin/sleep", &["1000"]);
         let started = start_by(handoff(), spec).unwrap();
         println!("pid {}", started.pid);
-        // Until the other end is closed.
+        // Waits until the other end is closed.
         std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
         std::process::exit(0);
     }

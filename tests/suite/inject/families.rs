@@ -1,4 +1,4 @@
-//! Which socket a program can use in the place of its own: tried with the kernel.
+//! Which sockets a program can use instead of its own, tested with the kernel.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -8,7 +8,7 @@ use handoff::shim::inject::InjectEvent;
 use super::Run;
 use crate::support::{LIMIT, free_address};
 
-/// A server that answers where the question came from, over a socket of its own family.
+/// A server that sends the data back to its client, over a socket of the given family.
 const SERVER: &str = r#"
 import socket, sys
 family, kind, host, port, only = sys.argv[1:6]
@@ -23,7 +23,7 @@ except OSError as error:
     sys.exit(0)
 if kind == "udp":
     data, client = s.recvfrom(100)
-    # As a program of one family does it: with the address in the form of that family.
+    # A program of one family sends like this: with the address in the form of that family.
     assert len(client) == (4 if v6 else 2), client
     s.sendto(data, client)
 else:
@@ -49,7 +49,8 @@ fn asks(kind: &str, port: u16, v6: bool) -> bool {
 
 #[test]
 fn what_is_given_answers_and_what_could_not_is_refused() {
-    // The family of the program's socket and what it binds, alone or not, the listener, and by which family it is asked.
+    // The family of the program's socket, the bound address, whether it is for IPv6 only, the listener, and the family
+    // of the client.
     let rows: &[(&str, &str, &str, &str, bool)] = &[
         ("4", "127.0.0.1", "0", "127.0.0.1", false),
         ("4", "0.0.0.0", "0", "127.0.0.1", false),
@@ -58,7 +59,7 @@ fn what_is_given_answers_and_what_could_not_is_refused() {
         ("6", "::", "1", "*", true),
         ("6", "::", "0", "[::1]", true),
         ("6", "::1", "1", "[::1]", true),
-        // Of the other family.
+        // The other family.
         ("6", "::", "0", "127.0.0.1", false),
         ("6", "::ffff:127.0.0.1", "0", "127.0.0.1", false),
         ("4", "0.0.0.0", "0", "*", false),

@@ -1,4 +1,4 @@
-//! What it costs. `cargo test --test inject figures -- --nocapture` prints the figures.
+//! The cost of the adapter. `cargo test --test inject figures -- --nocapture` prints the figures.
 
 use super::{Run, output, python};
 use crate::support::free_address;
@@ -32,6 +32,6 @@ fn a_bind_costs_little_and_other_calls_nothing() {
     println!("a bind that gets a listener: {} µs (p50), {} µs (p99)", given[1], given[2]);
     println!("a bind that is passed on:    {} µs (p50), {} µs (p99)", passed[1], passed[2]);
     println!("another system call:         {with} ns with the filter, {without} ns without");
-    // A busy machine is slow, but not each time; a wait that should not be there is slower.
+    // A busy machine is slow, but not each time. An unnecessary wait would take longer.
     assert!(given[0] < 50_000, "{given:?}");
 }

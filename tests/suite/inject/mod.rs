@@ -1,4 +1,4 @@
-//! The trampoline, and the adapter `inject`: programs in Python that know nothing of the supervisor get its listeners.
+//! The trampoline and the adapter `inject`: Python programs that do not know the supervisor get its listeners.
 
 mod errors;
 mod families;
@@ -33,7 +33,7 @@ fn handoff() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_handoff"))
 }
 
-/// A start of `binary` whose output can be read.
+/// The specification of a start of `binary`, and its output.
 fn spec(binary: &str, args: &[&str]) -> (Spec, BufReader<PipeReader>) {
     let (reader, writer) = std::io::pipe().unwrap();
     let spec = Spec {
@@ -60,7 +60,7 @@ fn end_of(started: &StartedProgram) -> Exit {
     reap_blocking(started.pidfd.as_fd()).unwrap()
 }
 
-/// Runs it to its end, and gives what it wrote.
+/// Runs the program to its end. Returns its output.
 fn output(spec: Spec, mut reader: BufReader<PipeReader>) -> String {
     let started = start_by(handoff(), spec).unwrap();
     let mut text = String::new();
@@ -70,7 +70,7 @@ fn output(spec: Spec, mut reader: BufReader<PipeReader>) -> String {
     text
 }
 
-/// The listeners of a service, with a slot each.
+/// The listeners of a service, with one slot each.
 struct TestSlots(Vec<(String, Group)>);
 
 impl TestSlots {
@@ -98,25 +98,25 @@ impl ListenerProvider for TestSlots {
 }
 
 #[derive(Default)]
-struct RecordedEvents {
+struct Heard {
     events: Mutex<Vec<InjectEvent>>,
     more: Condvar,
 }
 
-impl EventSink for RecordedEvents {
+impl EventSink for Heard {
     fn record(&self, event: InjectEvent) {
         self.events.lock().unwrap().push(event);
         self.more.notify_all();
     }
 }
 
-/// A program whose calls are answered. It is gone when this is dropped.
+/// A program whose calls are answered. It ends when this is dropped.
 struct Run {
     started: StartedProgram,
     output: BufReader<PipeReader>,
     slots: Arc<TestSlots>,
     injector: Arc<Injector>,
-    heard: Arc<RecordedEvents>,
+    heard: Arc<Heard>,
     answering: Option<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -126,7 +126,7 @@ impl Run {
         Self::start_by(handoff(), addresses, parks, program)
     }
 
-    /// With another copy of `handoff`.
+    /// The same, with another copy of `handoff`.
     fn start_by(
         handoff: &Path,
         addresses: &[&str],
@@ -139,7 +139,7 @@ impl Run {
         Self::start_on(handoff, slots, parks, program)
     }
 
-    /// Another program on the same slots.
+    /// Starts another program on the same slots.
     fn again(&self, script: &str) -> Self {
         Self::start_on(handoff(), self.slots.clone(), false, python(script))
     }
@@ -152,7 +152,7 @@ impl Run {
     ) -> Self {
         let started = start_by(handoff, Spec { seccomp: Some(Calls::Sockets), ..spec }).unwrap();
         let notify = started.notify.as_ref().unwrap().try_clone().unwrap();
-        let heard = Arc::new(RecordedEvents::default());
+        let heard = Arc::new(Heard::default());
         let injector = Arc::new(Injector::new(notify, slots.clone(), heard.clone(), parks));
         let answers = injector.clone();
         let answering = Some(std::thread::spawn(move || answers.run()));
@@ -170,7 +170,7 @@ impl Run {
         line.trim_end().to_owned()
     }
 
-    /// Waits until so many events have come that `is`, and gives them all in the order in which they came.
+    /// Waits for `count` events that match `is`. Returns all events in order.
     fn events(&self, count: usize, is: impl Fn(&InjectEvent) -> bool) -> Vec<InjectEvent> {
         let until = Instant::now() + LIMIT;
         let mut events = self.heard.events.lock().unwrap();
@@ -182,18 +182,18 @@ impl Run {
         events.clone()
     }
 
-    /// Waits until the program has got as many listeners.
+    /// Waits until the program has got `count` listeners.
     fn bound(&self, count: usize) -> Vec<InjectEvent> {
         self.events(count, |event| matches!(event, InjectEvent::Bound { .. }))
     }
 
-    /// Waits until it has got a listener, and asks there.
+    /// Waits until the program has got a listener, and sends a request there.
     fn answer(&mut self, address: SocketAddr) -> String {
         self.bound(1);
         answer(address)
     }
 
-    /// Ends the program, and waits until nobody is left whose calls are answered.
+    /// Kills the program, and waits until all of its processes are gone.
     fn end(&mut self) -> Exit {
         let _ = kill(&self.started.pidfd, Signal::SIGKILL);
         let exit = end_of(&self.started);

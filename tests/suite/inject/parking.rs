@@ -32,7 +32,7 @@ fn a_bind_waits_until_it_is_released() {
     assert_eq!(run.events(1, is_parked), [InjectEvent::Parked { name: "a".into(), pid }]);
     assert!(is_silent(&run));
     run.injector.release();
-    // It is answered when the release returns.
+    // The bind returns after the release.
     assert!(matches!(run.bound(1)[1], InjectEvent::Bound { pid: by, .. } if by == pid));
     assert_eq!(run.line(), "bound");
     assert_eq!(answer(address), "served");
@@ -41,7 +41,7 @@ fn a_bind_waits_until_it_is_released() {
 #[test]
 fn binds_of_several_threads_and_processes_are_released_at_once() {
     let (first, second) = (free_address(), free_address());
-    // Each keeps its listener until the process ends.
+    // Each thread keeps its listener until the process ends.
     let script = format!(
         "import os, socket, threading\nkept = []\ndef up(port):\n s = socket.socket()\n \
          s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n s.bind(('127.0.0.1', port))\n s.listen()\n \
@@ -142,7 +142,7 @@ fn nothing_is_left_of_a_program_that_is_killed_while_it_waits() {
             .iter()
             .any(|event| matches!(event, InjectEvent::Bound { .. } | InjectEvent::Failed { .. }))
     );
-    // The output ends: nobody has its descriptors.
+    // The output ends, so no process has its descriptors.
     first.output.read_to_string(&mut String::new()).unwrap();
 }
 
@@ -150,7 +150,7 @@ fn nothing_is_left_of_a_program_that_is_killed_while_it_waits() {
 fn descriptors_of_the_answering_process_do_not_grow() {
     const INNER: &str = "HANDOFF_TEST_DESCRIPTORS";
     if std::env::var_os(INNER).is_none() {
-        // In a process where no other test opens any.
+        // In a separate process, where no other test opens descriptors.
         let output = again(descriptors_of_the_answering_process_do_not_grow, INNER, "1").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         return;
@@ -167,7 +167,7 @@ fn descriptors_of_the_answering_process_do_not_grow() {
     let mut run = Run::python(&[&address.to_string()], false, &script);
     run.bound(1);
     assert_eq!(run.line(), "done");
-    // One call may just be on its way out.
+    // One call may still be about to end.
     wait_for("the last descriptors to be closed", || {
         let before = open();
         (before < 40).then_some(before)

@@ -1,4 +1,4 @@
-//! What a program finds when it starts.
+//! The environment of a program at its start.
 
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -12,11 +12,11 @@ use handoff::sys::file_lock::{FlockArg, flock};
 use super::{output, python, spec};
 use crate::support::wait_for;
 
-/// Prints the numbers that are open.
+/// Prints the open descriptors.
 const OPEN: &str = "import os\ndef is_open(n):\n try: return bool(os.fstat(n))\n except OSError: return False\n\
     print([n for n in range(1000) if is_open(n)])\n";
 
-/// Signals that the C library keeps for itself, and leaves ignored in what it starts.
+/// Signals that the C library reserves, and leaves ignored in its children.
 const OF_THE_C_LIBRARY: u64 = 1 << 31 | 1 << 32;
 
 fn listeners(count: usize) -> (Vec<(String, OwnedFd)>, Vec<u16>) {
@@ -57,7 +57,7 @@ fn no_signal_is_ignored_that_was_not() {
 
 #[test]
 fn only_what_is_meant_is_open() {
-    // Without close-on-exec: a careless parent.
+    // Without close-on-exec, like a careless parent.
     let (_reader, writer) = std::io::pipe().unwrap();
     set_close_on_exec(&writer, false).unwrap();
     let (nothing, reader) = python(OPEN);
@@ -67,7 +67,7 @@ fn only_what_is_meant_is_open() {
     let (listeners, _) = listeners(2);
     let inherited = vec![writer.into()];
     let text = output(Spec { listeners, inherited, ..two }, reader);
-    // What marks the processes of a program is out of the way.
+    // An inherited descriptor marks the processes of a program. Its high number avoids conflicts.
     assert_eq!(text, "[0, 1, 2, 3, 4, 200]\n");
 }
 
@@ -108,7 +108,7 @@ fn a_lock_is_held_as_long_as_the_program_lives() {
     assert!(flock(open(), FlockArg::LockExclusiveNonblock).is_err());
     handoff::sys::process::kill(&started.pidfd, handoff::sys::process::Signal::SIGKILL).unwrap();
     super::end_of(&started);
-    // A child that another test has just forked holds it as well, until it executes its program.
+    // A child that another test has just forked holds the lock as well, until it executes its program.
     wait_for("the lock", || flock(open(), FlockArg::LockExclusiveNonblock).ok());
 }
 

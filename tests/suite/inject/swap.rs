@@ -1,4 +1,4 @@
-//! What a program binds, and what it gets.
+//! Which listener a program gets for its bind.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use handoff::shim::inject::{InjectEvent, MismatchReason};
 use super::{Run, answer, spec};
 use crate::support::free_address;
 
-/// Serves `s`, which is to be bound: whoever sends a byte gets the end of `text`.
+/// Binds and serves `s`. A client that sends a byte gets the text `served`.
 fn serve(bind: &str) -> String {
     format!(
         "import socket, os, sys\n{bind}\ns.listen(5)\nprint('listens', flush=True)\n\
@@ -28,7 +28,7 @@ fn a_stock_server_serves_what_waited_before_it_started() {
     let (port, text) = (port_of(address).to_string(), address.to_string());
     let args = ["-m", "http.server", port.as_str(), "--bind", "127.0.0.1", "--directory", "/proc/sys/kernel"];
     let mut run = Run::start(&[&text], false, spec("/usr/bin/python3", &args));
-    // Perhaps before it binds: the slot listens already.
+    // The client may connect before the program binds: the slot already listens.
     let mut client = std::net::TcpStream::connect(address).unwrap();
     client.write_all(b"GET /ostype HTTP/1.0\r\n\r\n").unwrap();
     let mut page = String::new();
@@ -42,7 +42,7 @@ fn a_stock_server_serves_what_waited_before_it_started() {
         [InjectEvent::Bound { name: name(), pid }, InjectEvent::Listening { name: name(), pid }]
     );
     assert_eq!(run.end().signal, Some(9));
-    // The slot outlives it.
+    // The slot outlives the program.
     std::net::TcpStream::connect(address).unwrap();
 }
 
@@ -129,7 +129,7 @@ fn a_socket_keeps_its_number_and_its_settings() {
 
 #[test]
 fn a_socket_that_was_watched_before_it_was_bound_still_wakes_the_program() {
-    // Of two with the last one, the kernel wakes one or both.
+    // Of two watchers with EPOLLEXCLUSIVE, the kernel wakes one or both.
     for (bits, watchers) in
         [("0", "(e, other)"), ("select.EPOLLET", "(e, other)"), ("select.EPOLLEXCLUSIVE", "(e,)")]
     {
@@ -151,7 +151,7 @@ fn a_socket_that_was_watched_before_it_was_bound_still_wakes_the_program() {
 }
 
 #[test]
-fn two_listeners_are_told_apart() {
+fn two_listeners_are_distinguished() {
     let (first, second) = (free_address(), free_address());
     let script = format!(
         "import socket\ndef up(port):\n s = socket.socket(); s.bind(('127.0.0.1', port)); s.listen(); return s\n\
@@ -215,7 +215,7 @@ fn the_next_program_finds_nothing_of_the_last_one() {
     let mut first = Run::python(&[&text], false, &idle);
     assert_eq!(first.line(), "bound");
     first.end();
-    // The same slot: its blocking mode was the other program's.
+    // The slot is the same, and the other program has set its blocking mode.
     let mut second = first.again(&serve(&bind("")));
     assert_eq!(second.answer(address), "served");
 }

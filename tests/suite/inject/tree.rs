@@ -1,4 +1,4 @@
-//! Trees of processes, and processes without privilege.
+//! Process trees, and processes without privilege.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -26,7 +26,7 @@ fn workers_that_each_bind_share_the_listener() {
             .iter()
             .any(|event| matches!(event, InjectEvent::Bound { pid: by, .. } if by.to_string() == pid))
     };
-    // Each serves one connection and ends.
+    // Each process serves one connection and ends.
     let mut served: Vec<String> = (0..3).map(|_| answer(address)).collect();
     assert!(served.iter().all(|pid| bound(pid)), "{served:?} {events:?}");
     served.dedup();
@@ -48,7 +48,7 @@ fn a_program_that_it_executes_is_answered_too_and_outlives_it() {
     assert_eq!(super::end_of(&run.started).code, Some(0));
     assert_eq!(run.answer(address), "grandchild");
     signal(grandchild, handoff::sys::process::Signal::SIGKILL);
-    // Nobody is left.
+    // No process is left.
     run.joined();
 }
 
@@ -67,12 +67,12 @@ fn no_privilege_is_needed() {
     serve_one(&std::path::Path::new(&dir).join("handoff"));
 }
 
-/// Copies both programs to where everybody can execute them.
+/// Copies both programs to a place where every user can execute them, and runs the test there as `nobody`.
 fn as_nobody(test: impl Fn(), variable: &str) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    // By another process: one that another test starts meanwhile could have this one's descriptor, and a file that is open
-    // for writing is not executed.
+    // Another process copies: a child of another test could inherit an open descriptor, and a file that is open for
+    // writing cannot be executed.
     let copy = |from: &std::ffi::OsStr, to: &std::path::Path| {
         assert!(std::process::Command::new("/bin/cp").arg(from).arg(to).status().unwrap().success());
     };
@@ -91,16 +91,16 @@ fn as_nobody(test: impl Fn(), variable: &str) {
     assert!(output.status.success() && told.contains("1 passed"), "{told}");
 }
 
-/// With a registration at an epoll, which is what asks for the most.
+/// With an epoll registration, which needs the most calls.
 fn serve_one(handoff: &std::path::Path) {
     let address = free_address();
     let script = format!(
         "import select, socket\ne = select.epoll()\ns = socket.socket()\ne.register(s, select.EPOLLIN)\n\
-         s.bind(('127.0.0.1', {}))\ns.listen()\nassert e.poll(20)\nc, _ = s.accept()\nc.recv(1)\nc.sendall(b'nobody')\nc.close()\n\
+         s.bind(('127.0.0.1', {}))\ns.listen()\nassert e.poll(20)\nc, _ = s.accept()\nc.recv(1)\nc.sendall(b'served')\nc.close()\n\
          print([l.split()[1] for l in open('/proc/self/status') if l.startswith(('NoNewPrivs', 'Uid'))])",
         address.port(),
     );
     let mut run = Run::start_by(handoff, &[&address.to_string()], false, super::python(&script));
-    assert_eq!(run.answer(address), "nobody");
+    assert_eq!(run.answer(address), "served");
     assert!(run.line().ends_with("'1']"));
 }

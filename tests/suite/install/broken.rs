@@ -8,14 +8,14 @@ use handoff::control::api::{Claims, Install, Request};
 use handoff::sys::limits::{Resource, UNLIMITED, set_limits};
 use handoff::sys::process::Signal;
 
-use super::StoredService;
+use super::Stored;
 use crate::support::{self, service, version, wait_for};
 
-/// What makes an import take some time.
+/// Padding that makes an import take some time.
 const PADDING_BYTES: usize = 96 << 20;
 
-impl StoredService {
-    /// A release that is large.
+impl Stored {
+    /// A large release.
     fn large(&self, version: &str, fault: &str) -> PathBuf {
         let path = self.rig.release(version, fault);
         let content = fs::read(&path).unwrap();
@@ -32,7 +32,7 @@ impl StoredService {
 
 #[test]
 fn a_disk_that_is_full_in_the_middle_of_the_copy_costs_nothing() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let second = stored.rig.release("2", "");
     let archive = stored.rig.path("s.tar.gz");
     let packed = std::process::Command::new("tar")
@@ -46,7 +46,7 @@ fn a_disk_that_is_full_in_the_middle_of_the_copy_costs_nothing() {
         assert!(ran.said.contains("File too large") && ran.said.contains("Free space"), "{ran:?}");
         stored.is_untouched();
     }
-    // As large as the archive, and smaller than what is in it.
+    // As large as the archive, and smaller than its content.
     stored.limit_files(Some(fs::metadata(&archive).unwrap().len()));
     let ran = stored.installed(&archive, &[]);
     assert_eq!(ran.code, Some(6), "{ran:?}");
@@ -58,8 +58,9 @@ fn a_disk_that_is_full_in_the_middle_of_the_copy_costs_nothing() {
 
 #[test]
 fn a_daemon_that_is_killed_in_the_middle_of_an_import_leaves_no_half_version() {
-    let mut stored = StoredService::serve("");
-    // On a busy machine the daemon may have gone on by the time it is killed: the new process is not to serve by then.
+    let mut stored = Stored::serve("");
+    // On a busy machine the daemon may have reached a later phase when it is killed. The new process must not serve by
+    // then.
     let path = stored.large("2", "slow-start-2000");
     for phase in ["importing", "verifying", "storing", "greeting"] {
         let mut client = Client::connect(&stored.rig.path("run/control.sock")).unwrap();
@@ -78,12 +79,12 @@ fn a_daemon_that_is_killed_in_the_middle_of_an_import_leaves_no_half_version() {
             (stored.rig.status("s").state == handoff::control::api::State::Serving).then_some(())
         });
         assert_eq!(version(stored.address), "1", "killed in {phase}");
-        wait_for("what was left to be gone", || stored.leftovers().is_empty().then_some(()));
+        wait_for("the leftovers to be gone", || stored.leftovers().is_empty().then_some(()));
         for version in stored.versions() {
             assert_eq!(
                 handoff::store::Id::of(fs::File::open(&version.stored).unwrap()).unwrap().to_string(),
                 version.sha256,
-                "what is there is whole: killed in {phase}"
+                "every version is whole: killed in {phase}"
             );
         }
     }
@@ -96,7 +97,7 @@ fn a_daemon_that_is_killed_in_the_middle_of_an_import_leaves_no_half_version() {
 fn a_daemon_that_is_killed_in_its_first_import_starts_the_service_later() {
     let rig = super::Rig::new();
     let address = rig.write_service("s", &rig.release("1", ""), "store = true\n");
-    let mut stored = StoredService { rig, address };
+    let mut stored = Stored { rig, address };
     let large = stored.large("1", "");
     let file = stored.rig.path("config/services/s.toml");
     let text = fs::read_to_string(&file).unwrap();
@@ -115,6 +116,6 @@ fn a_daemon_that_is_killed_in_its_first_import_starts_the_service_later() {
     daemon.wait().unwrap();
     stored.rig.start_daemon();
     wait_for("it to serve", || support::ask(stored.address, "version").ok());
-    wait_for("what was left to be gone", || stored.leftovers().is_empty().then_some(()));
+    wait_for("the leftovers to be gone", || stored.leftovers().is_empty().then_some(()));
     assert_eq!(stored.versions().len(), 1);
 }

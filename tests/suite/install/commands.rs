@@ -1,4 +1,4 @@
-//! The commands of the service file, around what is installed.
+//! The commands of the service file around an installation.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use handoff::control::api::Request;
 use handoff::sys::process::Signal;
 
-use super::StoredService;
+use super::Stored;
 use crate::support::{self, Rig, service, version};
 
-/// A script that is a command.
+/// Writes an executable script. Returns its path.
 fn script(directory: &std::path::Path, name: &str, text: &str) -> String {
     let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -28,7 +28,7 @@ fn a_preflight_that_fails_or_hangs_refuses_the_version() {
         "case \"$1\" in *-2) echo no good >&2; exit 3;; *-3) sleep 1000;; esac",
     );
     let stored =
-        StoredService::serve(&format!("preflight = [{check:?}, \"{{binary}}\"]\npreflight_limit = \"4s\"\n"));
+        Stored::serve(&format!("preflight = [{check:?}, \"{{binary}}\"]\npreflight_limit = \"4s\"\n"));
     let failed = stored.installed(&stored.rig.release("2", ""), &[]);
     assert_eq!(failed.code, Some(6), "{failed:?}");
     assert!(failed.said.contains("no good"), "{failed:?}");
@@ -46,7 +46,7 @@ fn a_preflight_that_fails_or_hangs_refuses_the_version() {
 }
 
 #[test]
-fn the_hooks_are_told_what_they_are_for() {
+fn the_hooks_get_the_details_of_the_upgrade() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let told = place.path().join("told");
     let tell = script(
@@ -58,7 +58,7 @@ fn the_hooks_are_told_what_they_are_for() {
             told.display()
         ),
     );
-    let stored = StoredService::serve(&format!(
+    let stored = Stored::serve(&format!(
         "[hooks]\npre_upgrade = [{tell:?}, \"before\"]\npost_commit = [{tell:?}, \"committed\"]\npost_rollback = [{tell:?}, \"back\"]\n"
     ));
     assert_eq!(stored.installed(&stored.rig.release("2", ""), &[]).code, Some(0));
@@ -92,7 +92,7 @@ fn the_hooks_are_told_what_they_are_for() {
 fn what_comes_before_the_new_process_counts_against_the_deadline() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let hangs = script(place.path(), "hangs", "sleep 1000");
-    let stored = StoredService::serve(&format!("preflight = [{hangs:?}]\npreflight_limit = \"10m\"\n"));
+    let stored = Stored::serve(&format!("preflight = [{hangs:?}]\npreflight_limit = \"10m\"\n"));
     let second = stored.rig.release("2", "");
     let args = ["upgrade", "s", "--deadline", "3s", "--drain-grace", "1s", "--binary"];
     let late = stored.run(&[&args[..], &[second.to_str().unwrap()]].concat());
@@ -101,7 +101,7 @@ fn what_comes_before_the_new_process_counts_against_the_deadline() {
     assert_eq!(version(stored.address), "1");
 }
 
-/// A server that ignores its arguments, as most do: when it runs, it says so in a file.
+/// A server that ignores its arguments, as most servers do. At its start it writes its version to a file.
 fn server(stored: &Rig, version: &str) -> PathBuf {
     let path = stored.path(&format!("server-{version}"));
     let ran = stored.path("ran");
@@ -156,13 +156,13 @@ fn no_code_of_a_version_runs_before_its_turn() {
         assert_eq!(upgraded.0, Some(0), "{mode}: {upgraded:?}");
         assert_eq!((version(address).as_str(), ran().as_str()), ("2", "1\n2\n"), "{mode}");
         let status = run(&["status", "s"]).1;
-        assert!(status.contains("server 2"), "its name tells the version: {status}");
+        assert!(status.contains("server 2"), "the version comes from its name: {status}");
     }
 }
 
-/// How a command that hangs, and what it has started in a session of its own, come to their end.
+/// How a hanging command and its child in another session are ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EndCause {
+enum Ended {
     Cancelled,
     Signalled(Signal),
     TakenOver,
@@ -171,10 +171,10 @@ enum EndCause {
 #[test]
 fn nothing_that_was_started_beside_a_service_is_left() {
     let ends = [
-        EndCause::Cancelled,
-        EndCause::Signalled(Signal::SIGTERM),
-        EndCause::Signalled(Signal::SIGQUIT),
-        EndCause::TakenOver,
+        Ended::Cancelled,
+        Ended::Signalled(Signal::SIGTERM),
+        Ended::Signalled(Signal::SIGQUIT),
+        Ended::TakenOver,
     ];
     for key in ["preflight = ", "[hooks]\npre_upgrade = ", "[update]\nversion_command = "] {
         let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -189,7 +189,7 @@ fn nothing_that_was_started_beside_a_service_is_left() {
                 pids.display()
             ),
         );
-        let mut stored = StoredService::serve(&format!("{key}[{hangs:?}, \"{{binary}}\"]\n"));
+        let mut stored = Stored::serve(&format!("{key}[{hangs:?}, \"{{binary}}\"]\n"));
         for end in ends {
             let second = stored.rig.release("2", "");
             let mut install = stored.rig.handoff(&["installed", "s", second.to_str().unwrap()]);
@@ -200,13 +200,13 @@ fn nothing_that_was_started_beside_a_service_is_left() {
             assert!(lives(), "{key} {end:?}");
             let asked = Instant::now();
             match end {
-                EndCause::Cancelled => _ = stored.rig.call(Request::Cancel(service("s"))).unwrap(),
-                EndCause::Signalled(signal) => {
+                Ended::Cancelled => _ = stored.rig.call(Request::Cancel(service("s"))).unwrap(),
+                Ended::Signalled(signal) => {
                     let mut daemon = stored.rig.daemon.take().unwrap();
                     support::signal(daemon.id(), signal);
                     daemon.wait().unwrap();
                 }
-                EndCause::TakenOver => {
+                Ended::TakenOver => {
                     let mut daemon = stored.rig.daemon.take().unwrap();
                     daemon.kill().unwrap();
                     daemon.wait().unwrap();
@@ -214,13 +214,13 @@ fn nothing_that_was_started_beside_a_service_is_left() {
                     stored.rig.status("s");
                 }
             }
-            // What was killed needs a moment to end.
+            // A killed process takes a moment to end.
             support::wait_for(&format!("{key} {end:?}: the end of {began}"), || (!lives()).then_some(()));
             assert!(asked.elapsed() < Duration::from_secs(20), "{key} {end:?}: {:?}", asked.elapsed());
             install.wait().unwrap();
             if stored.rig.daemon.is_none() {
                 stored.rig.start_daemon();
-                if end == EndCause::Signalled(Signal::SIGTERM) {
+                if end == Ended::Signalled(Signal::SIGTERM) {
                     assert_eq!(stored.run(&["start", "s"]).code, Some(0));
                 }
             }
@@ -229,7 +229,8 @@ fn nothing_that_was_started_beside_a_service_is_left() {
     }
 }
 
-/// A command that opens files of its own must not lose by that what tells of it, nor find a descriptor where it puts its own.
+/// A command that opens files must not lose the descriptors that mark it, and must not see the supervisor's
+/// descriptors.
 #[test]
 fn a_hook_that_is_left_behind_is_ended_whatever_it_opens() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -247,7 +248,7 @@ fn a_hook_that_is_left_behind_is_ended_whatever_it_opens() {
         ),
     );
     for (hook, fault, serves) in [("post_commit", "", "2"), ("post_rollback", "unhealthy", "1")] {
-        let mut stored = StoredService::serve(&format!("[hooks]\n{hook} = [{hangs:?}]\nlimit = \"10m\"\n"));
+        let mut stored = Stored::serve(&format!("[hooks]\n{hook} = [{hangs:?}]\nlimit = \"10m\"\n"));
         let second = stored.rig.release("2", fault);
         let mut install = stored.rig.handoff(&["installed", "s", second.to_str().unwrap()]);
         let mut install = install.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -261,18 +262,18 @@ fn a_hook_that_is_left_behind_is_ended_whatever_it_opens() {
         install.wait().unwrap();
         stored.rig.start_daemon();
         stored.rig.settled("s");
-        // What was killed needs a moment to end.
+        // A killed process takes a moment to end.
         support::wait_for(&format!("{hook}: the end of {began}"), || (!lives()).then_some(()));
         assert_eq!(version(stored.address), serves, "{hook}");
     }
     assert_eq!(fs::read_to_string(&open).unwrap_or_default(), "", "descriptors that the hook did not open");
 }
 
-/// The thread that starts it takes no signal.
+/// The thread that starts the command blocks all signals.
 #[test]
 fn a_version_command_begins_with_no_signal_blocked() {
     let command = ["/bin/sed", "-n", "s/^SigBlk:.//p", "/proc/self/status"];
-    let stored = StoredService::serve(&format!("[update]\nversion_command = {command:?}\n"));
+    let stored = Stored::serve(&format!("[update]\nversion_command = {command:?}\n"));
     let versions = stored.versions();
     assert_eq!(versions[0].version.as_deref(), Some("0000000000000000"), "{versions:?}");
 }

@@ -1,17 +1,17 @@
-//! What is kept, and the way back to it.
+//! The kept versions, and the rollback to them.
 
 use std::fs;
 
-use super::StoredService;
+use super::Stored;
 use crate::support::version;
 
 #[test]
 fn a_rollback_is_an_upgrade_to_what_ran_before() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     for n in ["2", "3"] {
         let path = stored.rig.release(n, "");
         assert_eq!(stored.installed(&path, &[]).code, Some(0));
-        // What was given may be gone.
+        // The installed file may be deleted.
         fs::remove_file(path).unwrap();
     }
     let back = stored.run(&["rollback", "s"]);
@@ -20,7 +20,7 @@ fn a_rollback_is_an_upgrade_to_what_ran_before() {
     let back = stored.run(&["rollback", "s", "1"]);
     assert_eq!(back.code, Some(0), "{back:?}");
     assert_eq!(version(stored.address), "1");
-    // Again to where it came from.
+    // A second rollback returns to the version before the first one.
     assert_eq!(stored.run(&["rollback", "s"]).code, Some(0));
     assert_eq!((version(stored.address).as_str(), stored.rig.status("s").generation.0), ("2", 6));
     let table = stored.run(&["versions", "s"]).said;
@@ -29,12 +29,12 @@ fn a_rollback_is_an_upgrade_to_what_ran_before() {
 }
 
 #[test]
-fn what_is_not_kept_is_told_with_what_is() {
-    let stored = StoredService::serve("[update]\nkeep = 1\n");
+fn a_version_that_is_not_kept_is_reported_with_the_kept_ones() {
+    let stored = Stored::serve("[update]\nkeep = 1\n");
     for n in ["2", "3", "4"] {
         assert_eq!(stored.installed(&stored.rig.release(n, ""), &[]).code, Some(0));
     }
-    // The current one, and the one before it.
+    // The current version and the previous one.
     let generations: Vec<Vec<u64>> = stored.versions().into_iter().map(|it| it.generations).collect();
     assert_eq!(generations, [[4], [3]]);
     let refused = stored.run(&["rollback", "s", "1"]);
@@ -48,7 +48,7 @@ fn what_is_not_kept_is_told_with_what_is() {
 
 #[test]
 fn what_is_pinned_outlives_the_others() {
-    let stored = StoredService::serve("[update]\nkeep = 1\n");
+    let stored = Stored::serve("[update]\nkeep = 1\n");
     let pinned = stored.run(&["pin", "s", "testee 1"]);
     assert_eq!(pinned.code, Some(0), "{pinned:?}");
     for n in ["2", "3", "4"] {
@@ -70,7 +70,7 @@ fn what_is_pinned_outlives_the_others() {
 
 #[test]
 fn a_version_that_fails_is_not_kept_and_can_be_tried_again() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let bad = stored.rig.release("2", "unhealthy");
     for _ in 0..2 {
         let ran = stored.installed(&bad, &[]);

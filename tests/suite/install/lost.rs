@@ -1,14 +1,14 @@
-//! An upgrade whose daemon is lost before the new process is started: the next daemon tells of it.
+//! The daemon is lost before an upgrade has started the new process. The next daemon reports the upgrade.
 
 use std::process::Stdio;
 
 use handoff::control::api::{History, Request, Response};
 use handoff::history::{Ending, Entry, Operation};
 
-use super::StoredService;
+use super::Stored;
 use crate::support::{self, service, version, wait_for};
 
-fn history(stored: &StoredService) -> Vec<Entry> {
+fn history(stored: &Stored) -> Vec<Entry> {
     match stored.rig.call(Request::History(History { service: Some(service("s")), limit: None })).unwrap() {
         Response::History(entries) => entries,
         other => panic!("{other:?}"),
@@ -30,7 +30,7 @@ fn what_the_daemon_was_at_when_it_ended_is_in_the_history() {
         let hangs = key.replace("COMMAND", &format!("[\"/bin/sh\", \"-c\", {script:?}]"));
         // The first version passes.
         std::fs::write(&go_on, "").unwrap();
-        let mut stored = StoredService::serve(&hangs);
+        let mut stored = Stored::serve(&hangs);
         std::fs::remove_file(&go_on).unwrap();
         let _ = std::fs::remove_file(&begun);
 
@@ -38,7 +38,7 @@ fn what_the_daemon_was_at_when_it_ended_is_in_the_history() {
         let mut upgrade = stored.rig.handoff(&["upgrade", "s", "--binary"]);
         let mut upgrade = upgrade.arg(&next).stderr(Stdio::null()).spawn().unwrap();
         wait_for(doing, || begun.exists().then_some(()));
-        // The daemon writes this beside its work, which waits for no disk.
+        // The daemon writes this file in the background, without waiting for the disk.
         let prepared = stored.rig.path("state/services/s/history.preparing");
         wait_for("the entry for the next daemon", || {
             std::fs::read_to_string(&prepared).ok()?.contains(doing).then_some(())
@@ -62,7 +62,7 @@ fn what_the_daemon_was_at_when_it_ended_is_in_the_history() {
         assert!(last.by.command.contains("upgrade s --binary"), "{last:?}");
         assert_eq!(version(stored.address), "1");
 
-        // It is told once, and what follows comes behind it.
+        // The attempt is reported once, and later entries follow it.
         std::fs::write(&go_on, "").unwrap();
         stored.rig.upgrade("s", &next).unwrap();
         let after = history(&stored);
@@ -71,6 +71,6 @@ fn what_the_daemon_was_at_when_it_ended_is_in_the_history() {
         assert_eq!((committed.operation, committed.outcome), (Operation::Upgrade, Ending::Committed));
         assert!(committed.phases.iter().any(|it| it.phase == phase), "{committed:?}");
         let left = stored.rig.path("state/services/s/history.preparing");
-        wait_for("nothing to be left of it", || (!left.exists()).then_some(()));
+        wait_for("the file to be removed", || (!left.exists()).then_some(()));
     }
 }

@@ -1,5 +1,5 @@
-//! From a file to the running version, over the real daemon: what comes in, what may not, and that the old version serves
-//! on whatever happens.
+//! From a file to the running version, with the real daemon: what is accepted, what is refused, and that the old
+//! version serves on in any case.
 
 mod broken;
 mod commands;
@@ -17,28 +17,28 @@ use std::path::{Path, PathBuf};
 use crate::support::{Rig, executable, service, version, wait_for};
 use handoff::control::api::{Request, Response, Skew, VersionStatus};
 
-/// A service whose versions are in the store.
-struct StoredService {
+/// A service with its versions in the store.
+struct Stored {
     rig: Rig,
     address: SocketAddr,
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug)]
-struct CommandOutput {
+struct Ran {
     code: Option<i32>,
     said: String,
 }
 
-impl StoredService {
-    /// It serves version 1. `tables` stand before `[listen]`.
+impl Stored {
+    /// Starts a service that serves version 1. `tables` come before `[listen]`.
     fn serve(tables: &str) -> Self {
         let rig = Rig::new();
         let address = rig.serve("s", "1", "", &format!("store = true\n{tables}"));
         Self { rig, address }
     }
 
-    /// Likewise, and it may run where it lies.
+    /// The same, optionally without the store.
     fn serve_with(store: &str) -> Self {
         let rig = Rig::new();
         let store = if store.is_empty() { "store = true\n" } else { store };
@@ -46,13 +46,13 @@ impl StoredService {
         Self { rig, address }
     }
 
-    fn run(&self, args: &[&str]) -> CommandOutput {
+    fn run(&self, args: &[&str]) -> Ran {
         let output = self.rig.run(args);
         let said = [output.stdout, output.stderr].concat();
-        CommandOutput { code: output.status.code(), said: String::from_utf8_lossy(&said).into_owned() }
+        Ran { code: output.status.code(), said: String::from_utf8_lossy(&said).into_owned() }
     }
 
-    fn installed(&self, path: &Path, more: &[&str]) -> CommandOutput {
+    fn installed(&self, path: &Path, more: &[&str]) -> Ran {
         self.run(&[&["installed", "s", path.to_str().unwrap()], more].concat())
     }
 
@@ -70,14 +70,14 @@ impl StoredService {
         path
     }
 
-    /// What is in the store that is no version.
+    /// Entries in the store that are not versions.
     fn leftovers(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.rig.path("state/services/s/versions")).into_iter().flatten();
         let paths = entries.flatten().map(|entry| entry.path());
         paths.filter(|path| path.to_string_lossy().contains("incoming-")).collect()
     }
 
-    /// Version 1 serves as if nothing had been asked, and nothing is left of it.
+    /// Checks that version 1 serves as before, and that nothing is left of the attempt.
     #[track_caller]
     fn is_untouched(&self) {
         let status = self.rig.status("s");
@@ -89,7 +89,7 @@ impl StoredService {
 
 #[test]
 fn a_file_is_installed_once_and_runs_from_the_store() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let second = stored.rig.release("2", "");
     let ran = stored.installed(&second, &[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -116,7 +116,7 @@ fn a_file_is_installed_once_and_runs_from_the_store() {
 
 #[test]
 fn what_happens_to_the_path_that_was_given_changes_nothing() {
-    let mut stored = StoredService::serve("");
+    let mut stored = Stored::serve("");
     let first = stored.rig.path("testee-1");
     stored.write("other", "#!/bin/sh\nexit 1\n", 0o755);
     std::fs::rename(stored.rig.path("other"), &first).unwrap();
@@ -143,7 +143,7 @@ fn what_happens_to_the_path_that_was_given_changes_nothing() {
 
 #[test]
 fn an_autostart_brings_its_binary_in_first() {
-    let mut stored = StoredService::serve("");
+    let mut stored = Stored::serve("");
     assert_eq!(stored.run(&["stop", "s"]).code, Some(0));
     stored.rig.stop_daemon();
     std::fs::remove_dir_all(stored.rig.path("state")).unwrap();
@@ -158,9 +158,9 @@ fn an_autostart_brings_its_binary_in_first() {
 
 #[test]
 fn two_callers_at_once_both_have_their_way_one_after_the_other() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let releases = ["2", "3"].map(|version| stored.rig.release(version, ""));
-    let ended: Vec<CommandOutput> = std::thread::scope(|scope| {
+    let ended: Vec<Ran> = std::thread::scope(|scope| {
         let calls: Vec<_> =
             releases.iter().map(|release| scope.spawn(|| stored.installed(release, &[]))).collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect()
@@ -172,8 +172,8 @@ fn two_callers_at_once_both_have_their_way_one_after_the_other() {
 }
 
 #[test]
-fn who_does_not_wait_finds_it_done_later() {
-    let stored = StoredService::serve("");
+fn a_caller_that_does_not_wait_finds_it_done_later() {
+    let stored = Stored::serve("");
     let ran = stored.installed(&stored.rig.release("2", ""), &["--no-wait", "--version", "2.0 by name"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.said.contains("at work"), "{ran:?}");
@@ -187,7 +187,7 @@ fn who_does_not_wait_finds_it_done_later() {
 fn without_the_store_a_service_runs_in_place_and_says_when_its_file_is_gone() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "store = false\n");
-    let stored = StoredService { rig, address };
+    let stored = Stored { rig, address };
     let status = stored.rig.status("s");
     assert_eq!((status.stored, status.skew), (None, None));
     let second = stored.rig.release("2", "");
@@ -204,7 +204,7 @@ fn without_the_store_a_service_runs_in_place_and_says_when_its_file_is_gone() {
     assert_eq!(stored.versions(), []);
 }
 
-/// What is executed is another file than the one that was given, and has no need to be the same.
+/// The executed file is not the script itself, so only the content of the script counts.
 #[test]
 fn of_a_script_the_content_counts() {
     let rig = Rig::new();

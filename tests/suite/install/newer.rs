@@ -1,4 +1,4 @@
-//! Which is newer: what runs, or what the service file names; and what a link leads to.
+//! Which is newer: the running version or the one in the service file; and the targets of links.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use handoff::control::api::{Claims, NamedIs, Request, Skew, Upgrade};
 
-use super::StoredService;
+use super::Stored;
 use crate::support::{self, Rig, copy_program, service, version, wait_for};
 
-impl StoredService {
-    fn upgrade_to_named(&self) -> super::CommandOutput {
+impl Stored {
+    fn upgrade_to_named(&self) -> super::Ran {
         self.run(&["upgrade", "s"])
     }
 
@@ -25,7 +25,7 @@ impl StoredService {
 #[test]
 fn an_upgrade_to_what_the_file_names_is_never_a_silent_step_back() {
     for table in ["", "store = false\n"] {
-        let stored = StoredService::serve_with(table);
+        let stored = Stored::serve_with(table);
         let second = stored.rig.release("2", "");
         assert_eq!(stored.installed(&second, &[]).code, Some(0));
         let status = stored.rig.looked_at("s");
@@ -43,7 +43,7 @@ fn an_upgrade_to_what_the_file_names_is_never_a_silent_step_back() {
         assert!(all.said.contains("passed over: s."), "{all:?}");
         assert_eq!((version(stored.address).as_str(), stored.rig.status("s").generation.0), ("2", 2));
 
-        // Whoever says which one he means has it.
+        // An explicit version is accepted.
         let first = stored.rig.path("testee-1");
         assert_eq!(stored.run(&["upgrade", "s", "--binary", first.to_str().unwrap()]).code, Some(0));
         assert_eq!((version(stored.address).as_str(), stored.rig.looked_at("s").named), ("1", None));
@@ -52,9 +52,9 @@ fn an_upgrade_to_what_the_file_names_is_never_a_silent_step_back() {
 
 #[test]
 fn what_is_done_to_the_file_or_to_what_it_names_makes_it_newer() {
-    let mut stored = StoredService::serve("");
+    let mut stored = Stored::serve("");
     assert_eq!(stored.installed(&stored.rig.release("2", ""), &[]).code, Some(0));
-    // Another daemon knows it, too.
+    // The next daemon knows it, too.
     stored.rig.stop_daemon();
     stored.rig.start_daemon();
     assert_eq!(stored.run(&["start", "s"]).code, Some(0));
@@ -72,17 +72,17 @@ fn what_is_done_to_the_file_or_to_what_it_names_makes_it_newer() {
     fs::write(&file, text).unwrap();
     assert_eq!(stored.upgrade_to_named().code, Some(0));
     assert_eq!(version(stored.address), "5");
-    // Back by the file, as ever.
+    // A changed service file leads back.
     let text = fs::read_to_string(&file).unwrap().replace("testee-5", "testee-2");
     fs::write(&file, text).unwrap();
     assert_eq!(stored.upgrade_to_named().code, Some(0));
     assert_eq!(version(stored.address), "2");
-    assert_eq!(stored.upgrade_to_named().code, Some(0), "the same once more is no step back");
+    assert_eq!(stored.upgrade_to_named().code, Some(0), "the same version again is not a step back");
     assert_eq!(stored.run(&["rollback", "s"]).code, Some(0));
-    assert_eq!(stored.upgrade_to_named().code, Some(6), "who has gone back is not taken forward silently");
+    assert_eq!(stored.upgrade_to_named().code, Some(6), "after a rollback no silent step forward happens");
 }
 
-/// Two releases whose program is the same file: they differ in what lies beside it.
+/// A release directory. The named script is the same in all releases; the program next to it differs.
 fn release(rig: &Rig, n: &str, fault: &str) {
     let place = rig.path(&format!("releases/{n}"));
     fs::create_dir_all(&place).unwrap();
@@ -106,7 +106,7 @@ fn a_release_behind_a_link_is_another_version_and_a_refused_one_never_runs() {
     let run = rig.path("current/run");
     let address = rig.write_service("s", &run, "store = false\n");
     rig.call(Request::Start(service("s"))).unwrap();
-    let stored = StoredService { rig, address };
+    let stored = Stored { rig, address };
     assert!(stored.rig.status("s").binary.ends_with("releases/1/run"));
 
     lead_to(&stored.rig, "2");
@@ -132,13 +132,13 @@ fn a_release_behind_a_link_is_another_version_and_a_refused_one_never_runs() {
     lead_to(&stored.rig, "1");
     stored.rig.call(Request::Upgrade(upgrade)).unwrap();
     assert_eq!(version(address), "1");
-    // A committed release that was cleaned up is replaced by what the file names, when it is started next.
+    // If the committed release is deleted, the next start uses the file's version.
     stored.run(&["stop", "s"]);
     lead_to(&stored.rig, "2");
     fs::rename(stored.rig.path("releases/1"), stored.rig.path("kept")).unwrap();
     assert_eq!(stored.run(&["start", "s"]).code, Some(0));
     assert_eq!(version(address), "2");
-    // Likewise after a crash.
+    // The same happens after a crash.
     fs::rename(stored.rig.path("kept"), stored.rig.path("releases/1")).unwrap();
     lead_to(&stored.rig, "1");
     fs::remove_dir_all(stored.rig.path("releases/2")).unwrap();
@@ -154,18 +154,18 @@ fn after_a_failed_first_start_the_file_counts_as_it_is_now() {
     let bad = rig.release("1", "unhealthy");
     let good = rig.release("2", "");
     let address = rig.write_service("s", &bad, "store = true\n");
-    let stored = StoredService { rig, address };
+    let stored = Stored { rig, address };
     let file = stored.rig.path("config/services/s.toml");
     let text = fs::read_to_string(&file).unwrap();
     let write = |from: &str, to: &str| fs::write(&file, text.replace(from, to)).unwrap();
-    let fail = |stored: &StoredService| assert_eq!(stored.run(&["start", "s"]).code, Some(1));
-    let is_at = |stored: &StoredService, path: &Path| {
+    let fail = |stored: &Stored| assert_eq!(stored.run(&["start", "s"]).code, Some(1));
+    let is_at = |stored: &Stored, path: &Path| {
         assert_eq!(version(address), "2");
         assert_eq!(stored.rig.status("s").binary, path);
         assert_eq!(stored.run(&["stop", "s"]).code, Some(0));
     };
     let mut stored = stored;
-    // In place, while it is tried again, by each verb that starts it.
+    // In place, during the retries, with each verb that starts the service.
     for verb in ["start", "restart"] {
         write("", "");
         fail(&stored);
@@ -178,14 +178,14 @@ fn after_a_failed_first_start_the_file_counts_as_it_is_now() {
         is_at(&stored, &stored.rig.path("in-place"));
         stored = stored.with_new_daemon();
     }
-    // Another binary, copied.
+    // Another binary, copied to the store.
     fs::write(&file, &text).unwrap();
     fail(&stored);
     write("testee-1", "testee-2");
     stored.start_when_free("start");
     is_at(&stored, &good);
     stored = stored.with_new_daemon();
-    // Another content at the same path, after a stop.
+    // Other content at the same path, after a stop.
     fs::write(&file, &text).unwrap();
     fail(&stored);
     assert_eq!(stored.run_when_free(&["stop", "s"]).code, Some(0));
@@ -194,20 +194,20 @@ fn after_a_failed_first_start_the_file_counts_as_it_is_now() {
     is_at(&stored, &bad);
 }
 
-impl StoredService {
-    /// The daemon may be trying again at that moment: then it is busy.
-    pub fn run_when_free(&self, args: &[&str]) -> super::CommandOutput {
+impl Stored {
+    /// Repeats the command while the daemon is busy with a retry of its own.
+    pub fn run_when_free(&self, args: &[&str]) -> super::Ran {
         wait_for("the daemon to be free", || Some(self.run(args)).filter(|ran| ran.code != Some(5)))
     }
 
-    /// If the daemon is busy at first, it may have started the service by itself before it is asked again.
+    /// While the daemon is busy, it may start the service by itself before the next attempt.
     fn start_when_free(&self, verb: &str) {
         let ran = self.run_when_free(&[verb, "s"]);
         let runs_already = ran.said.contains("runs already");
         assert!(ran.code == Some(0) || runs_already, "{verb}: {ran:?}");
     }
 
-    /// As if the service had never run.
+    /// Removes the state of the service, and starts a new daemon.
     fn with_new_daemon(mut self) -> Self {
         self.rig.stop_daemon();
         fs::remove_dir_all(self.rig.path("state/services/s")).unwrap();
@@ -217,13 +217,13 @@ impl StoredService {
 }
 
 #[test]
-fn a_program_that_does_not_speak_the_protocol_is_told_of_the_key() {
+fn a_program_that_does_not_speak_the_protocol_gets_a_hint_about_the_key() {
     let rig = Rig::new();
     let plain = rig.path("plain");
     fs::write(&plain, "#!/bin/sh\necho address already in use >&2\nexit 1\n").unwrap();
     support::executable(&plain);
     let address = rig.write_service("s", &plain, "store = true\n");
-    let stored = StoredService { rig, address };
+    let stored = Stored { rig, address };
     let ran = stored.run(&["start", "s"]);
     assert!(ran.code == Some(1) && ran.said.contains("needs the key adapter"), "{ran:?}");
 }
@@ -235,7 +235,7 @@ fn of_a_directory_each_file_counts_and_its_permissions_do_not() {
     let top = rig.path("releases/1");
     let address = rig.write_service("s", &top, "store = true\n[update]\nmember = \"program\"\n");
     rig.call(Request::Start(service("s"))).unwrap();
-    let stored = StoredService { rig, address };
+    let stored = Stored { rig, address };
     assert_eq!(stored.rig.looked_at("s").skew, None);
     fs::set_permissions(top.join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     assert_eq!(stored.rig.looked_at("s").skew, None, "chmod changes nothing");

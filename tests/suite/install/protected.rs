@@ -1,4 +1,4 @@
-//! What nobody else may read or change, what a copy would lose, and what was taken away.
+//! Files that other users must not read or change, attributes that a copy would lose, and versions that were removed.
 
 use std::fs;
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::path::Path;
 use handoff::control::api::Request;
 use handoff::sys::attribute;
 
-use super::StoredService;
+use super::Stored;
 use crate::support::{Rig, copy_program, executable, processes_of, service, version, wait_for};
 
 fn mode(path: &Path) -> u32 {
@@ -38,9 +38,9 @@ fn a_copy_is_no_wider_than_the_original() {
     let files = stored.parent().unwrap();
     assert_eq!(["secret", "public", "program"].map(|name| mode(&files.join(name))), [0o400, 0o444, 0o550]);
 
-    // The same content once more, and nobody else may read it now.
+    // The same content again, which other users may not read now.
     set_mode(&top.join("public"), 0o600);
-    let stored = StoredService { rig, address: crate::support::free_address() };
+    let stored = Stored { rig, address: crate::support::free_address() };
     assert_eq!(stored.installed(&top, &[]).code, Some(0));
     assert_eq!(mode(&files.join("public")), 0o400);
     let alone = stored.rig.release("2", "");
@@ -51,9 +51,9 @@ fn a_copy_is_no_wider_than_the_original() {
 
 #[test]
 fn what_a_copy_would_lose_is_kept_or_refused() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let second = stored.rig.release("2", "");
-    // cap_net_bind_service+ep, as setcap(8) writes it.
+    // cap_net_bind_service+ep, in the format of setcap(8).
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     if attribute::set(File::open(&second).unwrap(), c"security.capability", &capability).is_err() {
         eprintln!("not run: it needs CAP_SETFCAP");
@@ -120,7 +120,7 @@ fn root_runs_nothing_that_another_user_could_change() {
 
 #[test]
 fn a_program_that_another_user_can_change_is_not_restarted() {
-    let stored = StoredService::serve_with("store = false\n");
+    let stored = Stored::serve_with("store = false\n");
     let binary = stored.rig.path("testee-1");
     if chown(&binary, Some(12_345), None).is_err() {
         eprintln!("not run: it needs root");
@@ -135,7 +135,7 @@ fn a_program_that_another_user_can_change_is_not_restarted() {
     assert!(refused.code == Some(6) && refused.said.contains("writable"), "{refused:?}");
     assert_eq!(stored.rig.status("s").pid, Some(pid));
 
-    // After a crash it stays down until that is mended.
+    // After a crash the service stays down until the permissions are correct.
     crate::support::kill(pid);
     let is_refused =
         |problem: &String| problem.contains("could not be started again") && problem.contains("writable");
@@ -145,7 +145,7 @@ fn a_program_that_another_user_can_change_is_not_restarted() {
     assert_eq!(stored.run_when_free(&["restart", "s"]).code, Some(0));
     assert_eq!(version(stored.address), "1");
 
-    // What somebody has given is another thing.
+    // An explicitly given file is not restricted.
     let given = stored.rig.release("2", "");
     chown(&given, Some(12_345), None).unwrap();
     let given = given.to_str().unwrap();
@@ -156,7 +156,7 @@ fn a_program_that_another_user_can_change_is_not_restarted() {
 
 #[test]
 fn a_service_file_that_another_user_can_write_does_not_count() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let file = stored.rig.path("config/services/s.toml");
     let pid = stored.rig.status("s").pid;
     set_mode(&file, 0o666);
@@ -183,8 +183,8 @@ fn a_service_file_that_another_user_can_write_does_not_count() {
 }
 
 #[test]
-fn nothing_of_another_user_tells_a_version() {
-    let stored = StoredService::serve("");
+fn no_file_of_another_user_reports_a_version() {
+    let stored = Stored::serve("");
     let teller = stored.write("teller", "#!/bin/sh\necho s3 9.9\n", 0o755);
     if chown(&teller, Some(12_345), None).is_err() {
         eprintln!("not run: it needs root");
@@ -218,11 +218,11 @@ fn nothing_of_another_user_tells_a_version() {
 
 #[test]
 fn a_version_that_is_taken_away_is_put_back() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let second = stored.rig.release("2", "");
     assert_eq!(stored.installed(&second, &[]).code, Some(0));
     let versions = stored.rig.path("state/services/s/versions");
-    // From the process that runs it, whatever became of the file that was given.
+    // The daemon restores it from the running process, even if the original file is gone.
     fs::remove_file(&second).unwrap();
     fs::remove_dir_all(&versions).unwrap();
     let problem = stored.rig.looked_at("s").problem.unwrap_or_default();
@@ -232,7 +232,7 @@ fn a_version_that_is_taken_away_is_put_back() {
     assert_eq!(stored.run(&["restart", "s"]).code, Some(0));
     assert_eq!(version(stored.address), "2");
 
-    // After a crash, from where it came.
+    // After a crash it is restored from the original file.
     copy_program(&kept, &second);
     executable(&second);
     fs::rename(&versions, stored.rig.path("elsewhere")).unwrap();
@@ -244,7 +244,7 @@ fn a_version_that_is_taken_away_is_put_back() {
     assert_eq!(version(stored.address), "2");
     assert_eq!(processes_of(&versions).len(), 1);
 
-    // What was there before can be brought in again.
+    // An earlier version can be installed again.
     fs::remove_dir_all(&versions).unwrap();
     assert_eq!(stored.installed(&stored.rig.path("testee-1"), &[]).code, Some(0));
     assert_eq!(version(stored.address), "1");

@@ -1,4 +1,5 @@
-//! What may not run is refused before it does: exit code 6, a cause, a place in the history, and version 1 serves on.
+//! A version that may not run is refused before it runs: exit code 6, a cause, an entry in the history, and version 1
+//! serves on.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -8,7 +9,7 @@ use handoff::control::api::{History, Request, Response};
 use handoff::history::{Ending, Operation};
 use minisign::KeyPair;
 
-use super::StoredService;
+use super::Stored;
 use crate::support::{service, version};
 
 fn packed(name: &str, content: &[u8]) -> Vec<u8> {
@@ -21,7 +22,7 @@ fn packed(name: &str, content: &[u8]) -> Vec<u8> {
     archive.into_inner().unwrap().finish().unwrap()
 }
 
-impl StoredService {
+impl Stored {
     #[track_caller]
     fn refuses(&self, path: PathBuf, more: &[&str], why: &str) {
         let ran = self.installed(&path, more);
@@ -33,7 +34,7 @@ impl StoredService {
 
 #[test]
 fn what_cannot_run_is_refused_with_its_cause() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let second = fs::read(stored.rig.release("2", "")).unwrap();
     let changed = |at: usize, byte: u8| {
         let mut content = second.clone();
@@ -46,7 +47,7 @@ fn what_cannot_run_is_refused_with_its_cause() {
     stored.refuses(write("open", &second, 0o777), &[], "is world-writable");
     stored.refuses(write("cut", &second[..second.len() / 2], 0o755), &[], "cut off");
     stored.refuses(write("bits", &changed(4, 1), 0o755), &[], "32 bits");
-    // e_machine of elf(5): EM_SPARCV9 is none of ours.
+    // e_machine of elf(5): EM_SPARCV9 is not a supported machine.
     stored.refuses(write("sparc", &changed(18, 43), 0o755), &[], "made for another machine");
     stored.refuses(write("script", b"#!/no/such/interpreter\n", 0o755), &[], "/no/such/interpreter");
     stored.refuses(stored.rig.path("nothing"), &[], "does not exist");
@@ -72,7 +73,7 @@ fn what_cannot_run_is_refused_with_its_cause() {
 
 #[test]
 fn a_member_of_an_archive_is_verified_as_its_archive() {
-    let stored = StoredService::serve("[update]\nmember = \"testee\"\n");
+    let stored = Stored::serve("[update]\nmember = \"testee\"\n");
     let second = fs::read(stored.rig.release("2", "")).unwrap();
     let path = stored.write("s.tar.gz", packed("dist/testee", &second), 0o644);
     let other = stored.write("SHA256SUMS", format!("{}  s.tar.gz\n", "0".repeat(64)), 0o644);
@@ -99,8 +100,8 @@ fn where_a_signature_is_required_nothing_runs_without_one() {
         key.pk.to_base64()
     );
     let address = rig.write_service("s", &first, &tables);
-    let stored = StoredService { rig, address };
-    // A first start is no exception; the signature may lie beside the file.
+    let stored = Stored { rig, address };
+    // A first start is no exception. The signature may be next to the file.
     let refused = stored.run(&["start", "s"]);
     assert_eq!(refused.code, Some(6), "{refused:?}");
     assert!(refused.said.contains("requires a signature"), "{refused:?}");
@@ -134,7 +135,7 @@ fn where_a_signature_is_required_nothing_runs_without_one() {
 
 #[test]
 fn a_binary_that_is_exchanged_all_the_time_runs_as_a_whole_or_not_at_all() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     let releases = ["2", "3"].map(|version| fs::read(stored.rig.release(version, "")).unwrap());
     let path = stored.write("server", &releases[0], 0o755);
     std::thread::scope(|scope| {
@@ -164,7 +165,7 @@ fn a_binary_that_is_exchanged_all_the_time_runs_as_a_whole_or_not_at_all() {
 #[test]
 fn a_path_with_nothing_to_run_is_refused_wherever_versions_run() {
     for store in ["store = true\n", "store = false\n"] {
-        let stored = StoredService::serve_with(store);
+        let stored = Stored::serve_with(store);
         let plain = stored.write("plain", "#!/bin/sh\n", 0o644);
         for (path, why) in [(stored.rig.path("none"), "does not exist"), (plain, "not executable")] {
             let ran = stored.run(&["upgrade", "s", "--binary", path.to_str().unwrap()]);

@@ -1,15 +1,15 @@
-//! What is installed while the service is stopped, or while no daemon runs, is what it is started from next.
+//! A version that is installed while the service is stopped, or while no daemon runs, is used for the next start.
 
 use std::fs;
 use std::path::Path;
 
 use handoff::control::api::{Ending, Request};
 
-use super::{CommandOutput, StoredService};
+use super::{Ran, Stored};
 use crate::support::{processes_of, service, signal, version, wait_for};
 
-impl StoredService {
-    fn start(&self) -> CommandOutput {
+impl Stored {
+    fn start(&self) -> Ran {
         self.run(&["start", "s"])
     }
 
@@ -22,13 +22,13 @@ impl StoredService {
 #[test]
 fn what_is_installed_while_the_service_is_stopped_is_started_next() {
     for table in ["", "store = false\n"] {
-        let stored = StoredService::serve_with(table);
+        let stored = Stored::serve_with(table);
         assert_eq!(stored.run(&["stop", "s"]).code, Some(0));
         let second = stored.rig.release("2", "");
         let ran = stored.installed(&second, &[]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(ran.said.contains("its next start is one of"), "{ran:?}");
-        // What was given may be gone, unless it runs where it lies.
+        // The installed file may be deleted, unless it runs in place.
         if table.is_empty() {
             fs::remove_file(&second).unwrap();
         }
@@ -46,7 +46,7 @@ fn what_is_installed_while_the_service_is_stopped_is_started_next() {
 
 #[test]
 fn what_is_staged_outlives_the_daemon_and_the_last_one_counts() {
-    let mut stored = StoredService::serve("");
+    let mut stored = Stored::serve("");
     stored.run(&["stop", "s"]);
     for n in ["2", "3"] {
         assert_eq!(stored.installed(&stored.rig.release(n, ""), &[]).code, Some(0));
@@ -58,7 +58,7 @@ fn what_is_staged_outlives_the_daemon_and_the_last_one_counts() {
     assert_eq!(stored.start().code, Some(0));
     assert_eq!(version(stored.address), "3");
     stored.run(&["stop", "s"]);
-    // The current one is installed once more: what was staged in between is not wanted any more.
+    // The current version is installed again, which discards the staged one.
     stored.installed(&stored.rig.release("4", ""), &[]);
     let again = stored.installed(&stored.rig.path("testee-3"), &[]);
     assert!(again.said.contains("started from") && again.said.contains("already"), "{again:?}");
@@ -68,7 +68,7 @@ fn what_is_staged_outlives_the_daemon_and_the_last_one_counts() {
 
 #[test]
 fn a_staged_version_that_cannot_be_started_gives_way_to_the_one_before() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     stored.run(&["stop", "s"]);
     assert_eq!(stored.installed(&stored.rig.release("2", "unhealthy"), &[]).code, Some(0));
     let ran = stored.start();
@@ -82,7 +82,7 @@ fn a_staged_version_that_cannot_be_started_gives_way_to_the_one_before() {
 
 #[test]
 fn what_is_refused_is_not_staged() {
-    let stored = StoredService::serve("");
+    let stored = Stored::serve("");
     stored.run(&["stop", "s"]);
     let second = stored.rig.release("2", "");
     let ran = stored.installed(&second, &["--sha256", &"0".repeat(64)]);
@@ -93,7 +93,7 @@ fn what_is_refused_is_not_staged() {
 #[test]
 fn without_a_daemon_a_version_is_verified_and_kept_for_the_next_one() {
     for table in ["", "store = false\n"] {
-        let mut stored = StoredService::serve_with(table);
+        let mut stored = Stored::serve_with(table);
         stored.rig.stop_daemon();
         let wrong = stored.installed(&stored.rig.path("nothing"), &[]);
         assert_eq!(wrong.code, Some(6), "{wrong:?}");
@@ -119,14 +119,14 @@ fn without_a_daemon_a_version_is_verified_and_kept_for_the_next_one() {
 
 #[test]
 fn what_was_installed_while_the_daemon_was_lost_is_upgraded_to_by_the_next_one() {
-    let mut stored = StoredService::serve("");
+    let mut stored = Stored::serve("");
     signal(stored.rig.daemon.as_ref().unwrap().id(), handoff::sys::process::Signal::SIGKILL);
     stored.rig.daemon.take().unwrap().wait().unwrap();
     assert_eq!(stored.installed(&stored.rig.release("2", ""), &[]).code, Some(0));
     assert_eq!(version(stored.address), "1", "nothing is disturbed");
     stored.rig.start_daemon();
     wait_for("version 2", || (version(stored.address) == "2").then_some(()));
-    // It stays staged until all of the upgrade is over.
+    // The version stays staged until the whole upgrade is over.
     let status = wait_for("the staged version to be taken in", || {
         Some(stored.rig.settled("s")).filter(|status| status.staged.is_none())
     });
@@ -135,10 +135,10 @@ fn what_was_installed_while_the_daemon_was_lost_is_upgraded_to_by_the_next_one()
     assert_eq!(processes_of(&stored.rig.path("state/services/s/versions")).len(), 1);
 }
 
-/// The example that people copy.
+/// The documented example script.
 #[test]
 fn a_tool_that_updates_itself_loses_nothing() {
-    let mut stored = StoredService::serve("");
+    let mut stored = Stored::serve("");
     let zip = |n: &str| {
         let (path, release) = (stored.rig.path(&format!("{n}.zip")), stored.rig.release(n, ""));
         let made = std::process::Command::new("python3")
@@ -149,11 +149,11 @@ fn a_tool_that_updates_itself_loses_nothing() {
         path
     };
     let zips = [zip("2"), zip("3")];
-    let update = |stored: &StoredService, zip: &Path, n: &str| {
+    let update = |stored: &Stored, zip: &Path, n: &str| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hooks/self-update.sh");
         let bin = stored.rig.path("bin");
         fs::create_dir_all(&bin).unwrap();
-        // What the script needs of unzip(1), which not every machine has.
+        // A replacement for unzip(1), which is not installed on every machine.
         fs::write(bin.join("unzip"), "#!/bin/sh\nexec python3 -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))' \"$2\" \"$3\"\n").unwrap();
         fs::write(bin.join("handoff"), format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_handoff")))
             .unwrap();

@@ -1,4 +1,4 @@
-//! A disk with a page cache, and what a power cut may leave of it.
+//! A disk with a page cache, and its possible contents after a power cut.
 
 use std::collections::HashSet;
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use handoff::journal::Storage;
 use handoff_protocol::record::Current;
 
-/// Of so many operations since the last sync, each may have reached the disk or not; older ones did all, or none.
+/// Each of the last operations since a sync may have reached the disk or not. All older ones have reached it, or none.
 const INDEPENDENT: usize = 6;
 
 #[derive(Debug, Clone)]
@@ -19,9 +19,9 @@ enum Operation {
 /// How one operation fails.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// With this error, and for a write after this many bytes.
+    /// Fails with this error; a write fails after this many bytes.
     Error(io::ErrorKind, usize),
-    /// A sync that fails, and what it should have written is never tried again, but stays in the page cache.
+    /// A sync fails, and its data stays in the page cache and is never written.
     Dropped,
 }
 
@@ -33,63 +33,63 @@ struct File {
     dirty: Vec<Operation>,
 }
 
-/// What a power cut meets.
+/// The state at a power cut.
 #[derive(Debug, Clone, Default)]
-pub struct DiskState {
-    /// The file that a process finds under the name of the journal.
+pub struct State {
+    /// The file that a process finds under the journal's name.
     file: File,
-    /// Files that had the name before, as long as the disk may still know one of them by it.
+    /// Earlier files of that name that may still have it on the disk.
     before: Vec<File>,
     staged: Option<File>,
-    /// The generation that was last told to be durable.
+    /// The generation that was last acknowledged as durable.
     pub promised: Option<Current>,
 }
 
 /// The storage.
 #[derive(Debug, Default)]
 pub struct Disk {
-    state: Mutex<DiskState>,
-    moments: Mutex<Vec<DiskState>>,
+    state: Mutex<State>,
+    moments: Mutex<Vec<State>>,
     fault: Mutex<Option<(usize, Fault)>>,
-    /// A mistake on purpose: what is staged does not wait for the disk.
+    /// A deliberate defect: staged data does not wait for the disk.
     stages_in_haste: bool,
 }
 
 impl Disk {
-    /// A disk that holds these bytes.
+    /// A disk with this content.
     pub fn of(bytes: &[u8]) -> Self {
         let file = File { cache: bytes.to_vec(), durable: bytes.to_vec(), dirty: Vec::new() };
-        Self { state: Mutex::new(DiskState { file, ..DiskState::default() }), ..Self::default() }
+        Self { state: Mutex::new(State { file, ..State::default() }), ..Self::default() }
     }
 
-    /// An empty disk on which what is staged does not wait for the disk, if that is wished.
+    /// An empty disk, optionally with the defect that staged data does not wait for the disk.
     pub fn hasty(stages_in_haste: bool) -> Self {
         Self { stages_in_haste, ..Self::default() }
     }
 
-    /// Lets the operation with this number, from now on, fail; others succeed.
+    /// Makes the operation with this number, counted from now, fail.
     pub fn fail(&self, number: usize, fault: Fault) {
         *self.fault.lock().unwrap() = Some((number, fault));
     }
 
-    /// Whether a fault is still to come.
+    /// Whether a fault is still pending.
     pub fn is_faulty(&self) -> bool {
         self.fault.lock().unwrap().is_some()
     }
 
-    /// From now on this must outlive a power cut.
+    /// From now on a power cut must not lose this generation.
     pub fn promise(&self, current: Option<Current>) {
         self.state.lock().unwrap().promised = current;
         self.remember();
     }
 
-    /// How it is now.
-    pub fn state(&self) -> DiskState {
+    /// The current state.
+    pub fn state(&self) -> State {
         self.state.lock().unwrap().clone()
     }
 
-    /// How it was after each operation.
-    pub fn moments(&self) -> Vec<DiskState> {
+    /// The state after each operation.
+    pub fn moments(&self) -> Vec<State> {
         self.moments.lock().unwrap().clone()
     }
 
@@ -109,13 +109,13 @@ impl Disk {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut DiskState)) {
+    fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock().unwrap());
         self.remember();
     }
 
-    /// Writes to a file of the state, as far as the next fault lets it.
-    fn write(&self, file: fn(&mut DiskState) -> &mut File, offset: usize, bytes: &[u8]) -> io::Result<()> {
+    /// Writes to a file of the state, up to the next fault.
+    fn write(&self, file: fn(&mut State) -> &mut File, offset: usize, bytes: &[u8]) -> io::Result<()> {
         let fault = self.next_fault();
         let written = match fault {
             Some(Fault::Error(_, written)) => written.min(bytes.len().saturating_sub(1)),
@@ -129,8 +129,8 @@ impl Disk {
         fault.map_or(Ok(()), |fault| Err(error(fault)))
     }
 
-    /// Waits for the disk, as far as the next fault lets it. Returns the fault.
-    fn flush(&self, file: fn(&mut DiskState) -> &mut File) -> io::Result<()> {
+    /// Syncs a file of the state. Returns the next fault.
+    fn flush(&self, file: fn(&mut State) -> &mut File) -> io::Result<()> {
         let fault = self.next_fault();
         self.change(|state| match fault {
             None => file(state).flush(),
@@ -173,7 +173,7 @@ impl Storage for Disk {
 
     fn stage(&self, bytes: &[u8]) -> io::Result<()> {
         self.change(|state| state.staged = Some(File::default()));
-        let staged: fn(&mut DiskState) -> &mut File = |state| state.staged.as_mut().expect("just made");
+        let staged: fn(&mut State) -> &mut File = |state| state.staged.as_mut().expect("just made");
         let written = self.write(staged, 0, bytes).and_then(|()| match self.stages_in_haste {
             false => self.flush(staged),
             true => Ok(()),
@@ -198,18 +198,18 @@ impl Storage for Disk {
     }
 }
 
-impl DiskState {
-    /// What a process reads.
+impl State {
+    /// The content for a process.
     pub fn cache(&self) -> &[u8] {
         &self.file.cache
     }
 
-    /// What is on the disk for certain, whichever file it knows.
+    /// The guaranteed content on the disk, for each file that may have the journal's name.
     pub fn durable(&self) -> Vec<&[u8]> {
         self.files().map(|file| file.durable.as_slice()).collect()
     }
 
-    /// Everything that the disk may hold after a power cut, in any file that it may know as the journal.
+    /// All possible contents after a power cut, for each file that may have the journal's name.
     pub fn after_power_cut(&self) -> HashSet<Vec<u8>> {
         let mut found = HashSet::new();
         self.files().for_each(|file| file.after_power_cut(&mut found));
@@ -233,8 +233,8 @@ impl File {
         }
     }
 
-    /// Of the operations since the last sync any may be missing, and the last one that is there may be torn at any byte.
-    /// What is missing before the end reads as zeros; what is missing at the end too, or the file is shorter.
+    /// Any of the operations since the last sync may be missing, and the last present one may be torn at any byte.
+    /// Missing data before the end reads as zeros. Missing data at the end reads as zeros, or the file is shorter.
     fn after_power_cut(&self, found: &mut HashSet<Vec<u8>>) {
         let (older, newest) = self.dirty.split_at(self.dirty.len().saturating_sub(INDEPENDENT));
         for older in if older.is_empty() { vec![older] } else { vec![&[], older] } {

@@ -26,7 +26,7 @@ fn every_operation_fails_once() {
     }
 }
 
-/// Whether there was an operation of this number.
+/// Whether an operation of this number exists.
 fn lives_with(number: usize, fault: Fault) -> bool {
     let disk = Arc::new(Disk::default());
     disk.fail(number, fault);
@@ -57,20 +57,20 @@ fn claims_no_more_than_the_disk_has(disk: &Disk, journal: &Journal) {
         let found = standing.current.as_ref();
         found.is_some_and(|it| (it.generation, &it.binary) == (current.generation, &current.binary))
     };
-    // Whichever file the disk knows by the name of the journal.
+    // For each file that may have the journal's name on the disk.
     for durable in disk.state().durable() {
         let found = log_image::parse(durable).expect("a journal").records;
         assert!((0..=found.len()).any(|end| is(&fold(&found[..end]))), "{current:?} is not on the disk");
     }
 }
 
-/// What the restart after a failed sync must find as it was told.
+/// The generations that a restart after a failed sync must find again.
 fn what_runs(standing: &Standing) -> Vec<(u64, String)> {
     let each = standing.current.iter().chain(&standing.previous);
     each.map(|it| (it.generation.0, it.binary.path.clone())).collect()
 }
 
-/// A journal that was opened anew takes a commit, and no power cut takes it back.
+/// A reopened journal accepts a commit, and no power cut loses it.
 fn goes_on(disk: &Disk, journal: &mut Journal) {
     upgrade(disk, journal, 9).expect("the fault is over");
     let standing = journal.standing();
@@ -98,7 +98,7 @@ fn opening_fails_or_latches_but_never_lies() {
         assert_eq!(opened.is_ok(), opens, "{number}");
         if let Ok(mut opened) = opened {
             assert_eq!(opened.standing(), journal.standing());
-            // 4 is the note in the header, which nobody depends on.
+            // Operation 4 writes the note in the header, which nothing depends on.
             assert_eq!(opened.latched().is_some(), number != 4);
             assert_eq!(opened.repair().unwrap(), mends);
         }

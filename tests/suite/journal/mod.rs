@@ -1,4 +1,4 @@
-//! What a journal is after a power cut at any moment, and after any failure of the storage.
+//! The journal after a power cut at any moment, and after any failure of the storage.
 
 mod disk;
 mod faults;
@@ -23,7 +23,8 @@ fn id(n: u8) -> HandoffId {
     HandoffId::from_bytes([n; 16])
 }
 
-/// What comes before the end of handoff `n`. A failure is borne, as the supervisor does once a process is started.
+/// Records everything before the end of handoff `n`. The caller tolerates failures, as the supervisor does once a
+/// process is started.
 fn begin(journal: &mut Journal, n: u8) -> Result<(), JournalError> {
     let generation = journal.standing().generation().next();
     let binary = Binary { path: format!("/v{n}"), sha256: [n; 32] };
@@ -50,7 +51,7 @@ fn exited(journal: &mut Journal) -> Result<(), JournalError> {
     journal.append(Fact::Exited { generation, exit: Exit::Signal(9) })
 }
 
-/// The journal becomes shorter, as the supervisor lets it. What cannot be staged is left.
+/// Compacts the journal as the supervisor does. A failed stage is ignored.
 fn compact(journal: &mut Journal, meanwhile: impl FnOnce(&mut Journal)) -> Result<(), JournalError> {
     let Some(compaction) = journal.compaction(0) else { return Ok(()) };
     if compaction.stage().is_ok() && journal.replace(compaction)? {
@@ -60,9 +61,8 @@ fn compact(journal: &mut Journal, meanwhile: impl FnOnce(&mut Journal)) -> Resul
     Ok(())
 }
 
-/// The life of a service: started, upgraded, undone, taken back, its journal made shorter, dead and restarted, stopped
-/// while a commit is on its way to the disk, its journal made shorter while a commit is on its way.
-/// Each step may fail, and the next one is tried all the same.
+/// The life of a service: start, upgrade, rollback, revert, compaction, crash and restart, a stop during a commit, a
+/// compaction during a commit. Each step may fail; the next one runs anyway.
 fn life(disk: &Arc<Disk>, journal: &mut Journal, mut after_each: impl FnMut(&mut Journal)) {
     type Step = fn(&Arc<Disk>, &mut Journal) -> Result<(), JournalError>;
     let steps: [Step; 10] = [
@@ -97,7 +97,7 @@ fn life(disk: &Arc<Disk>, journal: &mut Journal, mut after_each: impl FnMut(&mut
         let failed = step(disk, journal).is_err();
         after_each(journal);
         if failed {
-            // A disk that cannot be mended yet is tried again at the next step.
+            // A failed mend is retried in the next step.
             let _ = journal.repair();
         }
     }

@@ -1,4 +1,4 @@
-//! docs/internals/journal.md.
+//! Checks docs/internals/journal.md.
 
 use handoff_protocol::ids::{Generation, HandoffId};
 use handoff_protocol::log_image;

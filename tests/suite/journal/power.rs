@@ -1,4 +1,4 @@
-//! The power is cut after every operation, and again while the journal is opened after that.
+//! The power is cut after every operation, and again during the next opening of the journal.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,7 +16,8 @@ fn whatever_a_power_cut_leaves_is_a_journal_with_every_commit() {
     let mut journal = open(&disk).unwrap();
     life(&disk, &mut journal, |journal| assert_eq!(journal.latched(), None));
     let lives = lives(&disk);
-    // The third begins with the end of the second, and so on: with a snapshot, and what that has no place for.
+    // Each later file begins with the final state of the previous one: a snapshot, and the facts that do not fit into
+    // it.
     assert_eq!(lives.iter().map(Vec::len).collect::<Vec<_>>(), [14, 10, 5]);
     for (shorter, longer) in lives.iter().skip(1).zip(&lives) {
         let end = fold(longer);
@@ -28,9 +29,9 @@ fn whatever_a_power_cut_leaves_is_a_journal_with_every_commit() {
     let mut seen = HashSet::new();
     let mut images = 0;
     for moment in disk.moments() {
-        // In an order, so that a sample is the same each time.
+        // Sorted, so that a sample is always the same.
         for image in moment.after_power_cut().into_iter().collect::<BTreeSet<_>>() {
-            // What follows depends on nothing else.
+            // The check depends only on these two values.
             let is_new =
                 seen.insert((image.clone(), moment.promised.as_ref().map(|current| current.generation)));
             if is_new && seen.len() % all_or(1, 19) == 0 {
@@ -43,7 +44,7 @@ fn whatever_a_power_cut_leaves_is_a_journal_with_every_commit() {
     assert!(images > 2000, "only {images} images");
 }
 
-/// The records of each file that had the name of the journal, at their most.
+/// The longest content of each file that had the journal's name.
 fn lives(disk: &Disk) -> Vec<Vec<Record>> {
     let mut lives: Vec<Vec<Record>> = Vec::new();
     for moment in disk.moments() {
@@ -56,7 +57,7 @@ fn lives(disk: &Disk) -> Vec<Vec<Record>> {
     lives
 }
 
-/// Opens it, cuts the power at every moment of that, and lets the service live on.
+/// Opens the journal, cuts the power at every moment of the opening, and then continues with an upgrade.
 fn survives(image: &[u8], lives: &[Vec<Record>], promised: Option<&Current>) {
     let disk = Arc::new(Disk::of(image));
     let mut journal = open(&disk).expect("what a crash leaves can be opened");
@@ -68,7 +69,7 @@ fn survives(image: &[u8], lives: &[Vec<Record>], promised: Option<&Current>) {
 
     for moment in disk.moments() {
         for image in moment.after_power_cut() {
-            let again = log_image::parse(&image).expect("opening it is no risk");
+            let again = log_image::parse(&image).expect("opening it damages nothing");
             assert_eq!(again.records, found, "opened twice, it is the same");
         }
     }
@@ -85,7 +86,7 @@ fn survives(image: &[u8], lives: &[Vec<Record>], promised: Option<&Current>) {
     assert_eq!(open(&Arc::new(Disk::of(durable))).unwrap().standing(), journal.standing());
 }
 
-/// The generation that was promised is, or was, the current one.
+/// The promised generation is or was the current one.
 fn keeps(found: &[Record], promised: Option<&Current>) {
     let Some(promised) = promised else { return };
     let kept =
@@ -93,7 +94,7 @@ fn keeps(found: &[Record], promised: Option<&Current>) {
     assert!(kept, "generation {} was durable and is lost", promised.generation);
 }
 
-/// Its process may have ended since.
+/// The parts of a generation that do not change when its process ends.
 fn runs(current: &Current) -> (u64, &Binary) {
     (current.generation.0, &current.binary)
 }
@@ -102,7 +103,7 @@ fn records(bytes: &[u8]) -> Vec<Record> {
     log_image::parse(bytes).expect("a journal").records
 }
 
-/// Checks the checker: a record that is acknowledged before it is on the disk is found out.
+/// Tests the check itself: it detects a record that is acknowledged before it is on the disk.
 #[test]
 fn a_promise_without_a_sync_is_found_out() {
     let disk = Arc::new(Disk::default());
@@ -114,7 +115,7 @@ fn a_promise_without_a_sync_is_found_out() {
     assert!(loses_a_promise(&disk));
 }
 
-/// And so is a shorter journal that gets its name before its bytes are on the disk.
+/// It detects a compacted journal that gets its name before its data is on the disk.
 #[test]
 fn a_name_before_the_bytes_is_found_out() {
     for stages_in_haste in [false, true] {
@@ -122,11 +123,11 @@ fn a_name_before_the_bytes_is_found_out() {
         let mut journal = open(&disk).unwrap();
         upgrade(&disk, &mut journal, 1).unwrap();
         compact(&mut journal, |_| assert_eq!(loses_a_promise(&disk), stages_in_haste)).unwrap();
-        assert!(!loses_a_promise(&disk), "the sync after it takes the bytes along");
+        assert!(!loses_a_promise(&disk), "the next sync writes the data, too");
     }
 }
 
-/// And so is a commit in a file whose name may not be on the disk.
+/// It detects a commit in a file whose name may not be on the disk.
 #[test]
 fn a_commit_without_the_name_is_found_out() {
     let disk = Arc::new(Disk::default());
@@ -144,7 +145,7 @@ fn a_commit_without_the_name_is_found_out() {
     let pending = journal.prepare(Fact::Committed { handoff: super::id(3) }).unwrap();
     journal.settle(pending, Ok(())).unwrap();
     disk.promise(journal.standing().current.clone());
-    assert!(loses_a_promise(&disk), "nobody waited for the disk");
+    assert!(loses_a_promise(&disk), "no code waited for the disk");
 }
 
 fn loses_a_promise(disk: &Disk) -> bool {
@@ -157,7 +158,7 @@ fn loses_a_promise(disk: &Disk) -> bool {
     state.after_power_cut().iter().any(lost)
 }
 
-/// What was recorded while the shorter journal was written is in neither file alone, so the shorter one is thrown away.
+/// A fact that arrives during a compaction is in the old file only, so the compacted one is discarded.
 #[test]
 fn a_fact_that_comes_meanwhile_is_never_lost() {
     let disk = Arc::new(Disk::default());
@@ -171,7 +172,7 @@ fn a_fact_that_comes_meanwhile_is_never_lost() {
     assert_eq!(open(&disk).unwrap().standing(), journal.standing());
 
     let pending = journal.prepare(Fact::Reverted { handoff: super::id(2) }).unwrap();
-    assert!(journal.compaction(0).is_none(), "a durable fact is on its way");
+    assert!(journal.compaction(0).is_none(), "a durable fact is in progress");
     journal.settle(pending, journal.storage().sync()).unwrap();
     assert!(journal.compaction(1 << 20).is_none(), "it is short enough");
 }

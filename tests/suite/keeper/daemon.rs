@@ -1,4 +1,4 @@
-//! The keeper of a daemon: replaced when it fails, and left when the daemon fails.
+//! The keeper of a daemon is replaced when it fails, and stays when the daemon fails.
 
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use handoff::sys::process::Signal;
 use super::open_fds;
 use crate::support::{LIMIT, Rig, executable, processes_of, signal, wait_for};
 
-/// A daemon with a running service, whose log has its first line.
+/// A daemon with a running service whose log has its first line.
 fn daemon_with_service() -> Rig {
     let rig = Rig::new();
     rig.serve("svc", "1", "none", "");
@@ -42,7 +42,8 @@ fn wait_for_another_keeper(rig: &Rig, old: u32) -> u32 {
     })
 }
 
-/// How many descriptors a process has, when that has not changed for a second: a busy daemon may have something to open or close yet.
+/// The number of descriptors of a process, once it has been stable for a second. A busy daemon may still open or close
+/// some.
 fn open_fds_at_rest(pid: u32) -> usize {
     let mut seen = (open_fds(pid), Instant::now());
     wait_for("the descriptors to stay the same", || {
@@ -70,7 +71,7 @@ fn a_killed_keeper_is_replaced_and_the_new_one_has_everything() {
     wait_for("the log pipe to be read again", || (client.stats().unwrap().pipes == 1).then_some(()));
     let daemon = rig.daemon.as_ref().unwrap().id();
     let before = open_fds_at_rest(daemon);
-    // Comes out of the pipe that three keepers have had before.
+    // This line comes through the pipe that three earlier keepers have held.
     rig.upgrade("svc", &rig.release("2", "none")).unwrap();
     wait_for_line(&rig, "testee 2 starts");
     wait_for_line(&rig, "testee 1 ends");
@@ -140,7 +141,7 @@ fn a_frozen_keeper_is_noticed_although_no_service_writes() {
     wait_for_another_keeper(&rig, frozen);
     start.kill().unwrap();
     start.wait().unwrap();
-    // Its service has no time to say goodbye.
+    // The service cannot end in order.
     kill_daemon(&mut rig);
 }
 

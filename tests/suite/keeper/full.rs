@@ -1,4 +1,4 @@
-//! A keeper that may open no more files.
+//! A keeper at its limit of open files.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use handoff::sys::limits::{Resource, set_limits};
 
 use super::{Fixture, listener, open_fds};
 
-/// User and system time, in the ticks of times(2), of which there are a hundred a second.
+/// User and system time, in clock ticks of times(2): a hundred per second.
 fn ticks_of(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
@@ -22,7 +22,7 @@ fn a_connection_for_which_it_has_no_descriptor_waits_and_costs_nothing() {
     let held = listener();
     keeper.client.store([("held", held.as_fd())]).unwrap();
     keeper.client.settle().unwrap();
-    // Exactly those that it has.
+    // The exact number of its descriptors.
     let limit = open_fds(pid) as u64;
     set_limits(pid, Resource::RLIMIT_NOFILE, limit, limit).unwrap();
     let mut waiting = Client::reach(&keeper.socket()).unwrap();

@@ -1,4 +1,4 @@
-//! What a keeper is given: nobody waits for it, nothing is given twice, and another keeper can get it again.
+//! Descriptors for a keeper: the sender does not wait, nothing is stored twice, and the next keeper can get them again.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,12 +15,12 @@ use super::{Fixture, listener, open_fds, program};
 use crate::support::{signal, wait_for};
 
 #[test]
-fn what_is_refused_is_told_by_the_next_call_which_is_carried_out() {
+fn a_refusal_is_reported_by_the_next_call_which_is_carried_out() {
     let mut keeper = Fixture::new();
     let listener = listener();
     let long = "k".repeat(handoff::keeper::KEY_MAX_BYTES + 1);
     keeper.client.store([(long.as_str(), listener.as_fd())]).unwrap();
-    // Who waits for an answer of his own gets that.
+    // A call that waits for its own answer gets that answer.
     assert_eq!(keeper.client.stats().unwrap().held, 0);
     let error = keeper.client.store([("short", listener.as_fd())]).unwrap_err();
     assert!(matches!(&error, Error::Refused(reason) if reason.contains("512 bytes")), "{error}");
@@ -29,7 +29,7 @@ fn what_is_refused_is_told_by_the_next_call_which_is_carried_out() {
 }
 
 #[test]
-fn nobody_waits_for_a_frozen_keeper_that_is_given_something() {
+fn no_client_waits_for_a_frozen_keeper() {
     let mut keeper = Fixture::new();
     let listener = listener();
     signal(keeper.client.pid(), Signal::SIGSTOP);
@@ -77,7 +77,7 @@ fn what_a_supervisor_asked_for_before_it_died_is_done() {
     }
     keeper.client.drop_key("key 7").unwrap();
     let mut next = Client::reach(&keeper.socket()).unwrap();
-    // It is there and has asked before the keeper sees any of it.
+    // The next client connects and sends a request before the keeper reads anything.
     next.ask_for_sign().unwrap();
     let first = std::mem::replace(&mut keeper.client, next);
     drop(first);
@@ -86,7 +86,7 @@ fn what_a_supervisor_asked_for_before_it_died_is_done() {
 }
 
 #[test]
-fn very_many_requests_are_answered_although_nobody_waits() {
+fn very_many_requests_are_answered_although_no_client_waits() {
     let mut keeper = Fixture::new();
     let listener = listener();
     for number in 0..3000 {
@@ -123,7 +123,7 @@ fn no_line_is_lost_or_doubled_when_supervisor_and_keeper_die() {
     let (reader, writer) = log_pipe().unwrap();
     let spec = keeper.spec(1 << 20, 5);
     keeper.client.log(&spec, reader.as_fd()).unwrap();
-    // Says each line, then tells that it did.
+    // Prints each line, and then confirms it.
     let script = r#"while read line; do echo "$line"; echo >&2; done"#;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped());

@@ -1,4 +1,4 @@
-//! The keeper process: what it holds, what it writes, and when it ends.
+//! The keeper process: the descriptors it holds, the logs it writes, and its end.
 
 mod daemon;
 mod full;
@@ -24,7 +24,7 @@ use handoff_protocol::ids::HandoffId;
 
 use crate::support::{LIMIT, arguments_for, copy_program, processes_of, signal, wait_for};
 
-/// A keeper of its own in a temporary directory. It is gone when this is dropped.
+/// A keeper in a temporary directory. It is gone when this is dropped.
 struct Fixture {
     root: tempfile::TempDir,
     client: Client,
@@ -53,7 +53,7 @@ impl Fixture {
         writer
     }
 
-    /// The files that are there, oldest first.
+    /// The existing files, oldest first.
     fn files(&self) -> Vec<String> {
         let dir = self.root.path().join("log");
         let rotated = (1..=200).rev().map(|number| dir.join(number.to_string()));
@@ -65,7 +65,7 @@ impl Fixture {
         self.files().concat()
     }
 
-    /// Waits until the log has this at its end.
+    /// Waits until the log ends with this text.
     fn wait_for_end(&self, end: &str) {
         wait_for(&format!("{end:?} in the log"), || self.text().ends_with(end).then_some(()));
     }
@@ -88,7 +88,7 @@ impl Drop for Fixture {
         for pid in processes_of(self.root.path()) {
             signal(pid, Signal::SIGKILL);
         }
-        // All are children of this process. Not to panic here: a test may be about to tell something more useful.
+        // All are children of this process. No panic here, because a failed test may have a more useful message.
         let until = Instant::now() + LIMIT;
         while !processes_of(self.root.path()).is_empty() && Instant::now() < until {
             self.client.reap();
@@ -136,11 +136,11 @@ fn a_log_is_rotated_and_every_line_stays_whole() {
 
 #[test]
 fn two_hundred_thousand_lines_of_several_writers_arrive_whole_and_in_order() {
-    // A busy disk may be so slow that lines find no room. Then the keeper says so.
+    // On a slow disk, lines may not fit. Then the keeper reports them.
     assert!((0..5).any(|_| many_lines_arrive()), "the disk was slow each time");
 }
 
-/// `false` if the disk was slow.
+/// Returns `false` if the disk was slow.
 fn many_lines_arrive() -> bool {
     const WRITERS: usize = 4;
     const LINES: usize = 50_000;
@@ -153,7 +153,7 @@ fn many_lines_arrive() -> bool {
             scope.spawn(move || {
                 let filler = "x".repeat(writer * 17);
                 for line in 0..LINES {
-                    // One write each, so that the kernel keeps it together.
+                    // A single write, so that the kernel does not split the line.
                     pipe.write_all(format!("{writer} {line} {filler}.\n").as_bytes()).unwrap();
                 }
             });
@@ -199,8 +199,8 @@ fn it_outlives_its_supervisor_and_gives_the_next_one_what_it_holds() {
     assert_eq!(next.pid(), keeper.client.pid());
     let first = std::mem::replace(&mut keeper.client, next);
     drop(first);
-    writeln!(writer, "nobody is there").unwrap();
-    keeper.wait_for_end("nobody is there\n");
+    writeln!(writer, "no client is there").unwrap();
+    keeper.wait_for_end("no client is there\n");
 
     assert_eq!(keeper.client.list().unwrap(), keys[..299]);
     let fetched = TcpListener::from(keeper.client.fetch("s3/main/123").unwrap());
@@ -219,7 +219,7 @@ fn it_outlives_its_supervisor_and_gives_the_next_one_what_it_holds() {
 }
 
 #[test]
-fn what_it_cannot_write_is_counted_and_told_of_and_nobody_waits_for_it() {
+fn what_it_cannot_write_is_counted_and_reported_and_delays_no_writer() {
     let mut keeper = Fixture::new();
     let mut writer = keeper.log(1 << 20, 2);
     writeln!(writer, "begin").unwrap();
@@ -245,7 +245,7 @@ fn what_it_cannot_write_is_counted_and_told_of_and_nobody_waits_for_it() {
     assert_eq!(text.lines().count() as u64, 1 + 50_000 - stats.lost_lines + 2);
 }
 
-/// The smaller limit of two applies: without one it is what this process has.
+/// Limits the size of files. `None` sets the limit of this process again.
 fn limit_file_size(pid: u32, bytes: Option<u64>) {
     let (own, hard) = limits(Resource::RLIMIT_FSIZE).unwrap();
     set_limits(pid, Resource::RLIMIT_FSIZE, bytes.unwrap_or(own), hard).unwrap();
@@ -267,7 +267,7 @@ fn garbage_ends_the_connection_and_nothing_else() {
         channel.send(garbage, &[fd.as_fd()]).unwrap();
         assert!(recv_message::<KeeperReply>(&channel, VERSION).unwrap().is_none());
     }
-    // What a later version may say is refused, not punished.
+    // An unknown request, perhaps of a later version, is refused without ending the connection.
     let channel = keeper.connect_raw();
     channel.send(&reply, &[fd.as_fd()]).unwrap();
     let (_, answer, _) = recv_message::<KeeperReply>(&channel, VERSION).unwrap().unwrap();
@@ -314,7 +314,7 @@ fn it_stays_for_a_pipe_or_a_listener_and_ends_when_it_has_neither() {
     let writer = keeper.log(1 << 20, 5);
     keeper.client.store([("main", listener().as_fd())]).unwrap();
     let pidfd = keeper.client.pidfd().try_clone_to_owned().unwrap();
-    // Another client in its place, whose connection ends with it.
+    // Another client replaces it, and the end of a client ends its connection.
     keeper.client = Client::connect(&keeper.socket()).unwrap();
     keeper.client.drop_key("main").unwrap();
     let pid = keeper.client.pid();
@@ -362,7 +362,7 @@ fn a_new_keeper_replaces_the_socket_of_an_old_one() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_told() {
+fn what_keeps_it_from_starting_is_reported() {
     let root = tempfile::tempdir().unwrap();
     let nowhere = root.path().join("missing/keeper.sock");
     let error = Client::start(program(), &nowhere).unwrap_err().to_string();
@@ -378,7 +378,7 @@ fn what_keeps_it_from_starting_is_told() {
 
 const STRANGERS_SOCKET: &str = "KEEPER_TEST_SOCKET";
 
-/// Only root can be somebody else. The socket's mode, which would keep the stranger out before, is opened for it.
+/// Only root can act as another user. The mode of the socket would keep the stranger out earlier, so the test opens it.
 #[test]
 fn a_stranger_is_hung_up_on() {
     if effective_user() != 0 {
@@ -399,13 +399,13 @@ fn a_stranger_is_hung_up_on() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("hung up on"), "{output:?}");
 }
 
-/// The other side of the test above; alone it has nothing to do.
+/// The other side of the test above. Without its variable it does nothing.
 #[test]
 fn being_a_stranger() {
     let Some(path) = std::env::var_os(STRANGERS_SOCKET) else { return };
     let channel = connect_raw(Path::new(&path));
     let ping = frame::encode(VERSION, HandoffId::NIL, &KeeperRequest::Ping(Empty {})).unwrap();
-    // The keeper may have hung up already.
+    // The keeper may have closed the connection already.
     let _ = channel.send(&ping, &[]);
     assert!(recv_message::<KeeperReply>(&channel, VERSION).unwrap().is_none());
     let error = Client::connect(Path::new(&path)).unwrap_err().to_string();

@@ -1,6 +1,6 @@
-//! Switches without pause in a network namespace of the test's own, where nobody else takes ports.
+//! Continuous switches in a separate network namespace, where no other program uses ports.
 //!
-//! The test starts itself again by `unshare`, which needs no privilege where the kernel lets users have namespaces.
+//! The test restarts itself with `unshare`, which needs no privilege if the kernel permits user namespaces.
 
 mod udp;
 
@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::{all_or, arguments_for};
 use handoff::slots::{Group, SlotId};
 use handoff::sys::socket::{MsgFlags, SockProtocol, netlink, recv, send};
@@ -27,7 +27,7 @@ fn switches_lose_no_connection() {
     in_a_network(switches_lose_no_connection, switch_under_load);
 }
 
-/// Runs the test in a network of its own.
+/// Runs the test in a separate network namespace.
 fn in_a_network(test: impl Fn(), work: fn()) {
     if std::env::var_os(INSIDE).is_some() {
         return work();
@@ -58,8 +58,8 @@ fn switch_under_load() {
     let answered = AtomicUsize::new(0);
     let accepted = slots.map(|_| AtomicUsize::new(0));
     let mut times = Vec::with_capacity(switches);
-    let lost: Vec<ClientFailures> = std::thread::scope(|scope| {
-        let _stop = SetOnDrop(&stop);
+    let lost: Vec<Lost> = std::thread::scope(|scope| {
+        let _stop = AtEnd(&stop);
         for (slot, count) in slots.iter().zip(&accepted) {
             let listener = listener(&group, *slot);
             let end = &end;
@@ -75,7 +75,7 @@ fn switch_under_load() {
         }
         stop.store(true, Ordering::Relaxed);
         let lost = clients.into_iter().map(|client| client.join().unwrap()).collect();
-        // The acceptors look up when they get one more connection each.
+        // Each acceptor checks the flag when it gets one more connection.
         end.store(true, Ordering::Relaxed);
         for slot in slots {
             group.steer_to(slot).unwrap();
@@ -89,7 +89,7 @@ fn switch_under_load() {
         "{switches} switches, {answered} connections answered ({first} and {second} by the two slots), lost: {lost:?}; \
          a switch took {p50:?} (p50), {p99:?} (p99), {max:?} (max)"
     );
-    assert!(lost.iter().all(|lost| *lost == ClientFailures::default()), "{lost:?}");
+    assert!(lost.iter().all(|lost| *lost == Lost::default()), "{lost:?}");
     assert_eq!(answered, first + second, "all that were accepted were answered");
     assert!(first > switches / 10 && second > switches / 10, "both had work");
 }
@@ -104,7 +104,7 @@ fn switch(group: &mut Group, slot: SlotId) -> Duration {
     begin.elapsed()
 }
 
-/// So that there are connections between every two switches.
+/// Waits for another answer, so that connections happen between any two switches.
 fn wait_for_more(answered: &AtomicUsize) {
     let (before, begin) = (answered.load(Ordering::Relaxed), Instant::now());
     while answered.load(Ordering::Relaxed) == before {
@@ -113,17 +113,17 @@ fn wait_for_more(answered: &AtomicUsize) {
     }
 }
 
-/// What clients may notice.
+/// Failures that clients may notice.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct ClientFailures {
+struct Lost {
     refused: usize,
     reset: usize,
     cut: usize,
     other: usize,
 }
 
-fn connect(client: usize, stop: &AtomicBool, answered: &AtomicUsize) -> ClientFailures {
-    let mut lost = ClientFailures::default();
+fn connect(client: usize, stop: &AtomicBool, answered: &AtomicUsize) -> Lost {
+    let mut lost = Lost::default();
     for turn in (client..).step_by(CLIENTS) {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -145,7 +145,7 @@ fn ask(address: SocketAddr) -> io::Result<usize> {
     connection.read_to_string(&mut String::new())
 }
 
-/// Many addresses, as a connection that has ended keeps its pair of ports for a minute.
+/// Many addresses, because an ended connection blocks its pair of ports for a minute.
 fn address(turn: usize) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, 0, 0, (turn % 250 + 1) as u8), 80))
 }
@@ -166,7 +166,8 @@ fn spread(mut times: Vec<Duration>) -> [Duration; 3] {
     [times.len() / 2, times.len() * 99 / 100, times.len() - 1].map(|at| times[at])
 }
 
-/// The loopback of a new namespace is down. An `RTM_NEWLINK` of rtnetlink(7), protocol 0, for the interface with index 1.
+/// The loopback of a new namespace is down. An `RTM_NEWLINK` of rtnetlink(7), protocol 0, for the interface with index
+/// 1.
 fn bring_up_loopback() -> io::Result<()> {
     const LENGTH: u32 = 32;
     const NEW_LINK: u16 = 16;
@@ -178,12 +179,12 @@ fn bring_up_loopback() -> io::Result<()> {
     message.extend(REQUEST_AND_ACKNOWLEDGE.to_ne_bytes());
     message.extend([0; 12]); // Sequence number, port, family, type.
     message.extend(1_u32.to_ne_bytes());
-    message.extend([UP.to_ne_bytes(), UP.to_ne_bytes()].concat()); // Flags, and which of them to change.
+    message.extend([UP.to_ne_bytes(), UP.to_ne_bytes()].concat()); // Flags, and a mask of the flags to change.
     let socket = netlink(SockProtocol::NetlinkRoute)?;
     send(&socket, &message, MsgFlags::empty())?;
     let mut answer = [0; 256];
     recv(&socket, &mut answer, MsgFlags::empty())?;
-    // Behind the header of the answer stands the error, 0 for none.
+    // The error follows the header of the answer; 0 means none.
     let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-error)) }
 }

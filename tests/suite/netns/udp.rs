@@ -1,4 +1,4 @@
-//! The same with datagrams: each is answered, by the process before the switch or by the one behind it.
+//! The same with datagrams: the process before or after the switch answers each of them.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use handoff::slots::{Group, SlotId};
 use handoff::sys::listens::listens;
 
-use super::{CLIENTS, SetOnDrop, bring_up_loopback, in_a_network, spread, switch, switches, wait_for_more};
+use super::{AtEnd, CLIENTS, bring_up_loopback, in_a_network, spread, switch, switches, wait_for_more};
 
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
-/// How many questions a client has under way.
+/// The number of open questions of a client.
 const AT_ONCE: usize = 8;
-/// An answer over the loopback that is not there by then is lost.
+/// An answer over the loopback that takes longer is lost.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 
 #[test]
@@ -20,7 +20,7 @@ fn switches_lose_no_datagram() {
     in_a_network(switches_lose_no_datagram, switch_under_load);
 }
 
-/// Two slots for good, and in between one that leaves and is replaced, so that the indices move.
+/// Two slots, one of which is regularly retired and replaced, so that the indices change.
 fn switch_under_load() {
     bring_up_loopback().unwrap();
     let switches = switches();
@@ -31,8 +31,8 @@ fn switch_under_load() {
     let mut times = Vec::with_capacity(switches);
     let mut retired = 0;
     let lost: usize = std::thread::scope(|scope| {
-        let _stop = SetOnDrop(&stop);
-        let _end = SetOnDrop(&end);
+        let _stop = AtEnd(&stop);
+        let _end = AtEnd(&end);
         let answering = |group: &Group, slot: SlotId| {
             let socket = UdpSocket::from(group.fd(slot).unwrap().try_clone_to_owned().unwrap());
             let (end, read) = (&end, &read);
@@ -48,10 +48,10 @@ fn switch_under_load() {
             times.push(switch(&mut group, new));
             wait_for_more(&answered);
             if turn % 100 == 0 {
-                // What is queued at the old one is read before it goes.
+                // The old process reads its queue before it leaves.
                 let begin = Instant::now();
                 while group.queue_len(old).unwrap() > 0 {
-                    assert!(begin.elapsed() < LOST_AFTER, "nobody reads");
+                    assert!(begin.elapsed() < LOST_AFTER, "no process reads");
                     std::thread::yield_now();
                 }
                 group.retire(old).unwrap();
@@ -75,7 +75,7 @@ fn switch_under_load() {
     assert!(answered > switches);
 }
 
-/// Keeps some questions under way. Gives how many were not answered.
+/// Keeps several questions open. Returns the number without an answer.
 fn ask(stop: &AtomicBool, answered: &AtomicUsize) -> usize {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.connect(ADDRESS).unwrap();
@@ -103,7 +103,7 @@ fn answer(socket: &UdpSocket, end: &AtomicBool, read: &AtomicUsize) {
                 socket.send_to(&question[..length], client).unwrap();
                 read.fetch_add(1, Ordering::Relaxed);
             }
-            // It is retired.
+            // The slot is retired.
             Err(_) if listens(socket) != Ok(true) => return,
             Err(_) => {}
         }

@@ -1,4 +1,4 @@
-//! Listeners over real sockets.
+//! Tests of slots with real sockets.
 
 mod pair;
 mod steering;
@@ -15,14 +15,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::wait_for;
 use handoff::config::ListenAddress;
 use handoff::slots::{Group, SlotError, SlotId, lengthen_queue, stop_listening};
 use handoff::sys::descriptor::is_close_on_exec;
 use handoff::sys::poll::{PollFlags, poll_one};
 
-/// The listener of a slot, as a process would hold it: a duplicate.
+/// A duplicate of a slot's listener, as a process holds it.
 fn duplicate(group: &Group, slot: SlotId) -> OwnedFd {
     group.fd(slot).unwrap().try_clone_to_owned().unwrap()
 }
@@ -31,7 +31,7 @@ fn tcp(group: &Group, slot: SlotId) -> TcpListener {
     duplicate(group, slot).into()
 }
 
-/// Opens an address with a port that was free a moment ago; another test may be faster.
+/// Opens an address with a port that was free a moment ago. Another test may take the port first.
 fn open_on_free_port(address: impl Fn(u16) -> ListenAddress) -> (Group, u16) {
     for _ in 0..20 {
         let port = TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
@@ -105,14 +105,14 @@ fn every_connection_lands_where_it_is_steered() {
 fn the_kernel_counts_members_as_the_book_does() {
     let (mut group, address) = open_loopback();
     let mut alive = vec![group.steered()];
-    // Leave from the front, the middle and the end, with slots added in between.
+    // Slots leave from the front, the middle and the end, and new ones are added in between.
     for pick in [0, 1, 0, 2, 1, 3, 0, 4] {
         while alive.len() < 5 {
             alive.push(group.add_slot().unwrap());
         }
         let leaving = alive.remove(pick);
         group.steer_to(alive[0]).unwrap();
-        // Somebody else keeps a duplicate: the slot leaves all the same.
+        // A duplicate of the listener exists, and the slot leaves anyway.
         let _held = duplicate(&group, leaving);
         group.retire(leaving).unwrap();
         for slot in &alive {
@@ -133,7 +133,7 @@ struct Server {
 }
 
 impl Server {
-    /// Accepts and answers until it is to leave and nothing has come for a tenth of a second.
+    /// Accepts and answers until `leave` is set and no connection has come for a tenth of a second.
     fn run(&self, listener: TcpListener) {
         let a_while = Duration::from_millis(100);
         loop {
@@ -151,7 +151,7 @@ impl Server {
     }
 }
 
-/// Connects again and again until `stop`; gives the number of full answers.
+/// Connects continuously until `stop`. Returns the number of complete answers.
 fn load(address: SocketAddr, stop: &AtomicBool) -> io::Result<usize> {
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -173,7 +173,7 @@ fn a_queue_that_was_shortened_is_as_long_as_before() {
     let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(20)).unwrap();
     let waiting: Vec<TcpStream> = (0..100).map(connect).collect();
     assert_eq!(group.queue_len(group.steered()).unwrap(), 100);
-    // What has been ended does not come back.
+    // A listener that has ended does not come back.
     drop(waiting);
     stop_listening(&listener);
     lengthen_queue(&listener);
@@ -189,11 +189,10 @@ fn retiring_loses_nothing_under_load() {
         let listener = tcp(&group, group.steered());
         let mut old = scope.spawn(|| servers[0].run(listener));
         let clients = [0; 3].map(|_| scope.spawn(|| load(address, &stop)));
-        let (at_end, _servers) =
-            (SetOnDrop(&stop), servers.each_ref().map(|server| SetOnDrop(&server.leave)));
+        let (at_end, _servers) = (AtEnd(&stop), servers.each_ref().map(|server| AtEnd(&server.leave)));
         for pair in servers.windows(2) {
             let (leaving, coming) = (&pair[0], &pair[1]);
-            wait_until("the old one has work", || leaving.served() > 50);
+            wait_until("the old server has work", || leaving.served() > 50);
             let (from, to) = (group.steered(), group.add_slot().unwrap());
             let listener = tcp(&group, to);
             let new = scope.spawn(|| coming.run(listener));
@@ -205,7 +204,7 @@ fn retiring_loses_nothing_under_load() {
             group.retire(from).unwrap();
             old = new;
         }
-        wait_until("the last one has work", || servers[5].served() > 50);
+        wait_until("the last server has work", || servers[5].served() > 50);
         drop(at_end);
         let answered: usize = clients.into_iter().map(|client| client.join().unwrap().unwrap()).sum();
         servers[5].leave.store(true, Ordering::Relaxed);
@@ -223,7 +222,7 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn the_slot_in_use_cannot_be_retired_and_unknown_ones_are_told() {
+fn the_slot_in_use_cannot_be_retired_and_unknown_ones_are_reported() {
     let (mut group, _) = open_loopback();
     let only = group.steered();
     assert!(matches!(group.retire(only), Err(SlotError::Steered { .. })));
@@ -234,7 +233,7 @@ fn the_slot_in_use_cannot_be_retired_and_unknown_ones_are_told() {
 
 #[test]
 fn a_stranger_is_named() {
-    // The second one lets others of its user in; it is refused all the same.
+    // The second owner shares its port with sockets of the same user, and is reported all the same.
     let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
     let (sharing, shared) = open_loopback();
     for address in [stranger.local_addr().unwrap(), shared] {
@@ -285,7 +284,7 @@ fn a_group_is_put_together_again_from_duplicates() {
     assert!(error.to_string().contains("no longer listens"), "{error}");
 }
 
-/// A listener of another process of this user, which joins the group.
+/// A listener of another process of the same user, which joins the group.
 fn stranger(address: SocketAddr) -> TcpListener {
     use handoff::sys::socket::{AddressFamily, SockFlag, SockType, bind, listen, reuse_port, socket};
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -296,7 +295,7 @@ fn stranger(address: SocketAddr) -> TcpListener {
     socket.into()
 }
 
-/// Waits until so many are left. A child of another test may have one that was closed here for a moment.
+/// Waits until `count` strangers are left. A child of another test may hold a closed one for a moment.
 fn strangers_are(group: &Group, count: usize) {
     wait_for("strangers to leave", || (group.others().unwrap().len() == count).then_some(()));
 }
@@ -318,7 +317,7 @@ fn strangers_get_nothing_whenever_they_come_and_go() {
         let others = group.others().unwrap();
         assert_eq!(others.len(), 2);
         assert_eq!(others[0].owner.as_ref().unwrap().pid, std::process::id());
-        // The new slot comes behind the strangers.
+        // The new slot comes after the strangers.
         let second = group.add_slot().unwrap();
         group.steer_to(second).unwrap();
         expect(&group, second);
@@ -347,7 +346,7 @@ fn a_slot_that_its_program_has_shut_down_is_revived() {
     for _ in 0..2 {
         stop_listening(&duplicate(&group, slot));
         assert!(!group.is_alive(slot));
-        assert!(!group.revive(slot).unwrap(), "it is the same listener");
+        assert!(!group.revive(slot).unwrap(), "the listener is the same");
         group.steer_anew().unwrap();
         assert!(group.is_alive(slot));
         let _waiting = TcpStream::connect(loopback(port)).unwrap();
@@ -360,7 +359,7 @@ fn a_slot_that_its_program_has_shut_down_is_revived() {
     fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
     stop_listening(&duplicate(&group, slot));
     assert!(!group.is_alive(slot) && UnixStream::connect(&path).is_err());
-    assert!(group.revive(slot).unwrap(), "it is another socket");
+    assert!(group.revive(slot).unwrap(), "the socket is a new one");
     assert!(group.is_alive(slot));
     UnixStream::connect(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
@@ -380,7 +379,7 @@ fn unix_address(path: &Path) -> ListenAddress {
 #[test]
 fn a_unix_path_switches_and_switches_back_without_a_moment_of_absence() {
     let dir = tempfile::tempdir().unwrap();
-    // As long as a path can be: the names of the slots beside it are longer than a socket's name may be.
+    // A path of maximum length: the names of the slots next to it exceed the limit for socket names.
     let room = 107 - dir.path().as_os_str().len() - 1;
     for name in ["s.sock", &"x".repeat(room)] {
         let path = dir.path().join(name);
@@ -395,7 +394,7 @@ fn a_unix_path_switches_and_switches_back_without_a_moment_of_absence() {
                     UnixStream::connect(&path).unwrap();
                 }
             });
-            let at_end = SetOnDrop(&stop);
+            let at_end = AtEnd(&stop);
             for slot in [second, first, second, first, second] {
                 group.steer_to(slot).unwrap();
                 let listener = UnixListener::from(duplicate(&group, slot));
@@ -426,11 +425,12 @@ fn what_stands_at_a_unix_path_is_respected() {
     let stranger = UnixListener::bind(&path).unwrap();
     assert!(refused().contains(&format!("is in use by pid {}", std::process::id())));
     drop(stranger);
-    // Nobody answers any more: the file of a crashed process. A child of another test may have the listener for a moment.
+    // No process answers, so the file counts as a leftover of a crash. A child of another test may hold the listener
+    // for a moment.
     let group = wait_for("the path to be free", || Group::open(&unix_address(&path)).ok());
     UnixStream::connect(&path).unwrap();
 
-    // Somebody else has taken the path meanwhile: it is not ours to remove.
+    // Another process has taken the path, so the group must not remove it.
     fs::remove_file(&path).unwrap();
     let _stranger = UnixListener::bind(&path).unwrap();
     group.close();

@@ -1,4 +1,4 @@
-//! Two listeners for good, and switches between them.
+//! Two permanent listeners, and switches between them.
 
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,9 +14,9 @@ use handoff::slots::{Group, ListenerPair, Pair, PairState, Side, SlotError, stop
 use handoff::sys::descriptor::is_nonblocking;
 
 use super::{duplicate, loopback, open_on_free_port, unix_address, wait_until};
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 
-/// The two slots of a group, as those that hold them for good.
+/// The two slots of a group, as their holders keep them.
 fn both(group: &mut Group) -> ListenerPair {
     let (a, b) = (group.steered(), group.add_slot().unwrap());
     ListenerPair { address: group.address().clone(), a: duplicate(group, a), b: duplicate(group, b) }
@@ -34,7 +34,7 @@ fn tcp_pair() -> (Vec<ListenerPair>, SocketAddr) {
     (vec![both(&mut group)], loopback(port))
 }
 
-/// Connects so often, and tells how many have come to wait at each side.
+/// Connects `count` times. Returns the number of new connections at each side.
 fn landed(pair: &Pair, address: SocketAddr, count: usize) -> [u32; 2] {
     let before = waiting(pair);
     (0..count).for_each(|_| drop(TcpStream::connect(address).unwrap()));
@@ -63,7 +63,7 @@ fn a_switch_sends_all_new_connections_and_again_changes_nothing() {
 fn a_reset_ends_what_waits_and_the_switches_stay_right() {
     let (held, address) = tcp_pair();
     let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
-    // From each side, with each order before.
+    // From each side, with each order of the slots.
     for round in 0..6 {
         let active = pair.state().active();
         let mut client = TcpStream::connect(address).unwrap();
@@ -74,7 +74,7 @@ fn a_reset_ends_what_waits_and_the_switches_stay_right() {
         pair.apply(wanted.clone()).unwrap();
         assert_eq!(pair.queue_len(active).unwrap(), 0);
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{round}");
-        // Once more, as after a crash: by another holder, who knows only what was written down before.
+        // Again, as after a crash: another holder knows only the recorded state.
         drop(pair);
         let written = serde_json::to_string(&wanted).unwrap();
         assert_eq!(serde_json::from_str::<PairState>(&written).unwrap(), wanted);
@@ -127,9 +127,9 @@ fn a_side_that_its_program_has_shut_down_is_revived_by_a_switch() {
     let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
     for side in [Side::B, Side::A, Side::A, Side::B] {
         stop_listening(pair.listeners(side).next().unwrap());
-        assert_eq!(landed(&pair, address, 5).iter().sum::<u32>(), 5, "the other one gets them");
+        assert_eq!(landed(&pair, address, 5).iter().sum::<u32>(), 5, "the other side gets them");
         let wanted = pair.foresee(&pair.state().switched_to(side));
-        // Interrupted after it was written down, and after the kernel was told.
+        // Interrupted after the state was recorded, and after the kernel was updated.
         for _ in 0..2 {
             pair = Pair::hold(copy(&held), wanted.clone());
             assert_eq!(pair.foresee(&wanted), wanted);
@@ -174,12 +174,12 @@ fn both_sides_can_come_back() {
 }
 
 #[test]
-fn nobody_comes_to_the_side_that_is_reset() {
+fn no_client_comes_to_the_side_that_is_reset() {
     let (held, address) = tcp_pair();
     let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let at_end = SetOnDrop(&stop);
+        let at_end = AtEnd(&stop);
         let client = scope.spawn(|| {
             let mut count = 0_u32;
             while !stop.load(Ordering::Relaxed) {
@@ -193,15 +193,15 @@ fn nobody_comes_to_the_side_that_is_reset() {
             wait_until("a client is there", || pair.queue_len(active).unwrap() > 0);
             let reset = pair.state().with_reset(active.other());
             pair.apply(reset).unwrap();
-            // A handshake that was under way may end now.
+            // A handshake in progress may complete now.
             assert!(pair.queue_len(active.other()).unwrap() <= 1, "round {round}");
-            // So that the active side is the second one in the next round.
+            // The active side is the other one in the next round.
             let switched = pair.state().switched_to(active.other());
             pair.apply(switched).unwrap();
             take_all(&held);
         }
         drop(at_end);
-        // Each round has met one.
+        // At least one client per round.
         assert!(client.join().unwrap() >= 300);
     });
 }
@@ -209,7 +209,7 @@ fn nobody_comes_to_the_side_that_is_reset() {
 #[test]
 fn unix_paths_and_several_addresses_switch_together() {
     let dir = tempfile::tempdir().unwrap();
-    // As long as a path can be: the slots have short names then.
+    // A path of maximum length: the slots get short names.
     let room = 107 - dir.path().as_os_str().len() - 1;
     for name in ["s.sock", &"x".repeat(room)] {
         switch_together(&dir.path().join(name));
@@ -240,7 +240,7 @@ fn switch_together(path: &Path) {
     std::fs::remove_file(path.with_file_name("other")).unwrap();
 }
 
-/// A switch of several addresses that fails at the last one.
+/// A switch of several addresses fails at the last one.
 #[test]
 fn a_switch_that_fails_half_way_leaves_all_addresses_where_they_were() {
     for joins in [false, true] {
@@ -251,7 +251,7 @@ fn a_switch_that_fails_half_way_leaves_all_addresses_where_they_were() {
         let held: Vec<ListenerPair> = tcp.into_iter().chain([both(&mut group)]).collect();
         let mut pair = Pair::new(copy(&held), PairState::new(2)).unwrap();
         if joins {
-            // The switch lets it join its group again, which changes the places.
+            // The switch makes it join its group again, which changes the order of the slots.
             stop_listening(pair.listeners(Side::B).next().unwrap());
         }
         for entry in std::fs::read_dir(dir.path()).unwrap().flatten() {
@@ -264,7 +264,7 @@ fn a_switch_that_fails_half_way_leaves_all_addresses_where_they_were() {
             assert_eq!(landed(&pair, address, 10), [10, 0], "joins: {joins}");
             take_all(&held[..1]);
         }
-        // What is known of the places is right.
+        // The recorded order is correct.
         let mut pair = Pair::hold(copy(&held[..1]), pair.state().clone());
         for side in [Side::B, Side::A] {
             let switched = pair.state().switched_to(side);
@@ -275,24 +275,24 @@ fn a_switch_that_fails_half_way_leaves_all_addresses_where_they_were() {
     }
 }
 
-/// What may happen to a pair.
+/// Events that can happen to a pair.
 #[derive(Debug, Clone, Copy)]
-enum PairEvent {
+enum Event {
     Switch(Side),
-    /// By a program, on its own.
+    /// A program shuts the listener down.
     ShutDown(Side),
     Reset(Side),
-    /// The holder dies, and another one begins with what was written down.
+    /// The holder dies, and another one continues with the recorded state.
     Change,
 }
 
-fn events() -> impl Strategy<Value = Vec<PairEvent>> {
+fn events() -> impl Strategy<Value = Vec<Event>> {
     let side = || prop_oneof![Just(Side::A), Just(Side::B)];
     let event = prop_oneof![
-        4 => side().prop_map(PairEvent::Switch),
-        1 => side().prop_map(PairEvent::ShutDown),
-        3 => side().prop_map(PairEvent::Reset),
-        1 => Just(PairEvent::Change),
+        4 => side().prop_map(Event::Switch),
+        1 => side().prop_map(Event::ShutDown),
+        3 => side().prop_map(Event::Reset),
+        1 => Just(Event::Change),
     ];
     proptest::collection::vec(event, 1..25)
 }
@@ -306,13 +306,13 @@ proptest! {
         for event in events {
             let state = pair.state().clone();
             let wanted = match event {
-                PairEvent::Switch(side) => state.switched_to(side),
-                PairEvent::ShutDown(side) => {
+                Event::Switch(side) => state.switched_to(side),
+                Event::ShutDown(side) => {
                     stop_listening(pair.listeners(side).next().unwrap());
                     state
                 }
-                PairEvent::Reset(side) => state.with_reset(side),
-                PairEvent::Change => {
+                Event::Reset(side) => state.with_reset(side),
+                Event::Change => {
                     drop(pair);
                     pair = Pair::new(copy(&held), state.clone()).unwrap();
                     state
@@ -320,7 +320,7 @@ proptest! {
             };
             match pair.apply(wanted) {
                 Ok(_) => {}
-                Err(SlotError::ActiveSide { .. }) => prop_assert!(matches!(event, PairEvent::Reset(_))),
+                Err(SlotError::ActiveSide { .. }) => prop_assert!(matches!(event, Event::Reset(_))),
                 Err(error) => panic!("{error}"),
             }
             take_all(&held);

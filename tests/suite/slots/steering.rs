@@ -1,4 +1,4 @@
-//! Probes and shares: what the program of a group makes an exception for.
+//! Probes and shares: exceptions to the steering of a group.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use handoff::sys::socket::error_of;
 
 use super::{duplicate, loopback, open_on_free_port, tcp, unix_address};
 
-/// Connects as a probe does, and waits until that is done.
+/// Connects as a probe does, and waits until the connection exists.
 fn connect(route: ProbeRoute) -> TcpStream {
     route.connect().unwrap();
     let socket = route.into_socket();
@@ -22,7 +22,7 @@ fn connect(route: ProbeRoute) -> TcpStream {
     TcpStream::from(socket)
 }
 
-/// How many connections wait at each of the two; they are taken from there.
+/// Accepts all waiting connections. Returns their number for each of the two slots.
 fn take_all(group: &Group, slots: [SlotId; 2]) -> [u32; 2] {
     slots.map(|slot| {
         let waiting = group.queue_len(slot).unwrap();
@@ -32,27 +32,27 @@ fn take_all(group: &Group, slots: [SlotId; 2]) -> [u32; 2] {
     })
 }
 
-/// An address to listen on, and those that clients connect to.
-struct AddressForm {
+/// An address to listen on, and addresses for clients.
+struct Form {
     listen: &'static str,
     clients: Vec<fn(u16) -> SocketAddr>,
 }
 
-fn forms() -> [AddressForm; 5] {
+fn forms() -> [Form; 5] {
     let v6 = |port| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     let other_v4 = |port| SocketAddr::from(([127, 0, 0, 2], port));
     [
-        AddressForm { listen: "127.0.0.1", clients: vec![loopback] },
-        AddressForm { listen: "0.0.0.0", clients: vec![loopback, other_v4] },
-        AddressForm { listen: "[::1]", clients: vec![v6] },
-        AddressForm { listen: "[::]", clients: vec![v6] },
-        AddressForm { listen: "*", clients: vec![loopback, other_v4, v6] },
+        Form { listen: "127.0.0.1", clients: vec![loopback] },
+        Form { listen: "0.0.0.0", clients: vec![loopback, other_v4] },
+        Form { listen: "[::1]", clients: vec![v6] },
+        Form { listen: "[::]", clients: vec![v6] },
+        Form { listen: "*", clients: vec![loopback, other_v4, v6] },
     ]
 }
 
 #[test]
-fn a_probe_comes_to_its_slot_and_nobody_else_does() {
-    for AddressForm { listen, clients } in forms() {
+fn a_probe_comes_to_its_slot_and_no_other_client_does() {
+    for Form { listen, clients } in forms() {
         let (mut group, port) = open_on_free_port(|port| format!("{listen}:{port}").parse().unwrap());
         let (first, second) = (group.steered(), group.add_slot().unwrap());
         let mut counted = [0, 0];
@@ -152,7 +152,8 @@ fn a_share_of_the_connections_goes_elsewhere() {
             }
             println!("a share of {parts} per 10,000 at {listen} got {} of {CONNECTIONS}", counted[1]);
             assert_eq!(counted[0] + counted[1], CONNECTIONS);
-            // Six deviations of a fair lot: once in a thousand million runs.
+            // Six standard deviations of a binomial distribution: a false alarm happens once in about a thousand
+            // million runs.
             let (share, all) = (f64::from(parts) / 10_000.0, f64::from(CONNECTIONS));
             let off = (f64::from(counted[1]) - share * all).abs();
             assert!(off <= 6.0 * (all * share * (1.0 - share)).sqrt(), "{counted:?} of {parts}");

@@ -14,7 +14,7 @@ use handoff::sys::socket::{self, AddressFamily, SockFlag, SockType};
 
 use super::{duplicate, loopback};
 
-/// Opens an address with a port that was free a moment ago; another test may be faster.
+/// Opens an address with a port that was free a moment ago. Another test may take the port first.
 fn open(host: &str) -> (Group, u16) {
     open_as("udp", host)
 }
@@ -46,7 +46,7 @@ fn send(to: SocketAddr, count: usize) {
     }
 }
 
-/// How many datagrams wait at each slot; they are taken from there.
+/// Reads all waiting datagrams. Returns their number for each slot.
 fn take(group: &Group, slots: &[SlotId]) -> Vec<usize> {
     slots.iter().map(|slot| read_all(duplicate(group, *slot))).collect()
 }
@@ -57,10 +57,10 @@ fn read_all(socket: OwnedFd) -> usize {
     std::iter::from_fn(|| socket.recv(&mut [0; 16]).ok()).count()
 }
 
-/// An address to listen on, and where clients send to.
-type AddressForm = (&'static str, fn(u16) -> SocketAddr);
+/// An address to listen on, and an address for clients.
+type Form = (&'static str, fn(u16) -> SocketAddr);
 
-fn forms() -> [AddressForm; 6] {
+fn forms() -> [Form; 6] {
     let v6 = |port| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     [("127.0.0.1", loopback), ("0.0.0.0", loopback), ("[::1]", v6), ("[::]", v6), ("*", v6), ("*", loopback)]
 }
@@ -124,7 +124,7 @@ fn a_closed_address_is_free_although_a_duplicate_is_held() {
 
 #[test]
 fn tcp_and_udp_of_one_port_are_two_addresses() {
-    // A connection of another test may have that port at its end.
+    // A connection of another test may use that port.
     let both = (0..100).find_map(|_| {
         let (udp, port) = open("127.0.0.1");
         Some((Group::open(&ListenAddress::Tcp(loopback(port))).ok()?, udp, port))
@@ -164,7 +164,7 @@ fn a_client_that_the_server_has_connected_stays_with_its_socket() {
         let (mut group, port) = open(host);
         let (first, second) = (group.steered(), group.add_slot().unwrap());
         let known = client(loopback(port));
-        // As a server does it for each of its clients.
+        // A server does this for each of its clients.
         let own = socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty()).unwrap();
         socket::reuse_port(&own).unwrap();
         socket::bind(&own, loopback(port)).unwrap();
@@ -179,7 +179,7 @@ fn a_client_that_the_server_has_connected_stays_with_its_socket() {
         group.retire(first).unwrap();
         send(loopback(port), 20);
         assert_eq!(take(&group, &[second]), [20], "{host}");
-        // The kernel counts it no more, so the book is right.
+        // The kernel no longer counts the retired slot, so the book is correct.
         let third = group.add_slot().unwrap();
         group.steer_to(third).unwrap();
         send(loopback(port), 20);
@@ -237,14 +237,14 @@ fn a_share_keeps_each_client_at_one_slot() {
 }
 
 #[test]
-fn a_full_buffer_is_told() {
+fn a_full_buffer_is_reported() {
     let (group, port) = open("127.0.0.1");
     let (client, chunk) = (client(loopback(port)), [0; 32_768]);
     let mut sent = 0_u32;
     while group.dropped(group.steered()).unwrap() == 0 {
         client.send_to(&chunk, loopback(port)).unwrap();
         sent += 1;
-        assert!(sent < 10_000, "the buffer of a slot has an end");
+        assert!(sent < 10_000, "the buffer of a slot is limited");
     }
     println!("{sent} datagrams of 32 KiB fill the buffer");
     let waiting = read_all(duplicate(&group, group.steered()));
@@ -288,7 +288,7 @@ fn a_pair_switches_and_a_reset_drops_what_waits() {
 }
 
 #[test]
-fn a_side_that_a_program_has_connected_is_told() {
+fn a_side_that_a_program_has_connected_is_reported() {
     let (mut pair, held, port) = pair("127.0.0.1");
     let theirs = UdpSocket::from(held[1].try_clone().unwrap());
     theirs.connect(loopback(1)).unwrap();

@@ -1,5 +1,5 @@
-//! A file system (FUSE) over a directory, on which one operation on a journal fails, or which stops answering. Everything else
-//! passes through.
+//! A FUSE file system over a directory. One operation on a journal fails, or the file system stops answering. All other
+//! operations pass through.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -20,51 +20,51 @@ pub use super::hang::Fault;
 use super::hang::Hanging;
 use handoff::sys::user::effective_user;
 
-/// The kernel is to remember nothing, so that every operation comes here.
+/// The kernel caches nothing, so that every operation reaches this file system.
 const TTL: Duration = Duration::ZERO;
 
-/// The next fault, the operation at which nothing is answered any more, and what happened.
+/// The next fault, the operation that hangs, and the operations so far.
 #[derive(Debug, Default)]
-struct FaultPlan {
+struct Plan {
     next: Option<(usize, Fault)>,
     hangs_at: Option<String>,
     seen: Vec<String>,
     hangs_at_read: bool,
 }
 
-/// A mounted file system. Nothing is mounted any more when this is dropped.
+/// A mounted file system. It is unmounted when this is dropped.
 pub struct Disk {
-    plan: Arc<Mutex<FaultPlan>>,
+    plan: Arc<Mutex<Plan>>,
     hanging: Arc<Hanging>,
     path: PathBuf,
     _session: BackgroundSession,
 }
 
 impl Disk {
-    /// Mounts over `path` what shows `backing`. `None` if this user may not.
+    /// Mounts a view of `backing` at `path`. Returns `None` if this user has no permission.
     pub fn mount(path: &Path, backing: &Path) -> Option<Self> {
         if effective_user() != 0 || !Path::new("/dev/fuse").exists() {
             return None;
         }
-        let plan = Arc::<Mutex<FaultPlan>>::default();
+        let plan = Arc::<Mutex<Plan>>::default();
         let tree = Mutex::new(Tree { paths: vec![Some(backing.to_owned())], ..Tree::default() });
         let hanging = Arc::<Hanging>::default();
-        let shown = FaultyFileSystem { plan: Arc::clone(&plan), hanging: Arc::clone(&hanging), tree };
+        let shown = Shown { plan: Arc::clone(&plan), hanging: Arc::clone(&hanging), tree };
         let session = fuser::spawn_mount(shown, path, &Config::default()).expect("it can be mounted");
         Some(Self { plan, hanging, path: path.to_owned(), _session: session })
     }
 
-    /// Lets the operation with this number, from now on, fail.
+    /// Makes the operation with this number, counted from now, fail.
     pub fn fail(&self, number: usize, fault: Fault) {
         self.plan.lock().unwrap().next = Some((number, fault));
     }
 
-    /// Whether a fault is still to come.
+    /// Whether a fault is still pending.
     pub fn is_faulty(&self) -> bool {
         self.plan.lock().unwrap().next.is_some()
     }
 
-    /// From now on nothing is answered: whoever asks waits, and cannot be killed while it does.
+    /// From now on no operation is answered. The calling process waits, and cannot be killed meanwhile.
     pub fn hang(&self) {
         self.hanging.set(true);
     }
@@ -73,32 +73,32 @@ impl Disk {
         self.plan.lock().unwrap().hangs_at = Some(operation.to_owned());
     }
 
-    /// The same from the next read on: whoever reads has the file open.
+    /// The same, from the next read on. The reading process has the file open.
     pub fn hang_at_read(&self) {
         self.plan.lock().unwrap().hangs_at_read = true;
     }
 
-    /// Whether nothing is answered now.
+    /// Whether operations hang now.
     pub fn hangs(&self) -> bool {
         self.hanging.is_set()
     }
 
-    /// Everything is answered again, also what was asked meanwhile.
+    /// Answers everything again, including the waiting operations.
     pub fn release(&self) {
         self.hanging.set(false);
     }
 
-    /// No fault comes any more.
+    /// Cancels the pending fault.
     pub fn heal(&self) {
         self.plan.lock().unwrap().next = None;
     }
 
-    /// How often this was seen since the last [`Disk::seen`].
+    /// The number of these operations since the last [`Disk::seen`].
     pub fn count(&self, operation: &str) -> usize {
         self.plan.lock().unwrap().seen.iter().filter(|seen| *seen == operation).count()
     }
 
-    /// The operations since this was asked last.
+    /// The operations since the last call.
     pub fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.plan.lock().unwrap().seen)
     }
@@ -107,27 +107,27 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.release();
-        // Also while a process still has it open.
+        // This works even if a process still has a file open.
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }
 
 #[derive(Debug, Default)]
 struct Tree {
-    /// By inode number, from 1; nothing for what was removed.
+    /// By inode number, from 1. `None` for removed files.
     paths: Vec<Option<PathBuf>>,
     open: HashMap<u64, (Arc<File>, String)>,
     opened: u64,
 }
 
-struct FaultyFileSystem {
-    plan: Arc<Mutex<FaultPlan>>,
+struct Shown {
+    plan: Arc<Mutex<Plan>>,
     hanging: Arc<Hanging>,
     tree: Mutex<Tree>,
 }
 
-impl FaultyFileSystem {
-    /// Whether an operation is to be short, or fails.
+impl Shown {
+    /// Whether an operation is short. Returns an error if it fails.
     fn gate(&self, operation: &str, name: &str) -> Result<bool, Errno> {
         if !name.starts_with("journal") {
             return Ok(false);
@@ -174,7 +174,7 @@ impl FaultyFileSystem {
         Ok(attributes(ino as u64 + 1, &found))
     }
 
-    /// What is at a path now has this number no longer.
+    /// The inode number of this path no longer belongs to it.
     fn forget_path(&self, path: &Path, becomes: Option<&Path>) {
         for known in &mut self.tree.lock().unwrap().paths {
             if known.as_deref() == Some(path) {
@@ -247,7 +247,7 @@ impl FaultyFileSystem {
     }
 }
 
-/// Gives a result to a reply.
+/// Sends a result as a reply.
 macro_rules! answer {
     ($reply:ident, $result:expr, $found:pat => $told:expr) => {
         match $result {
@@ -257,7 +257,7 @@ macro_rules! answer {
     };
 }
 
-impl Filesystem for FaultyFileSystem {
+impl Filesystem for Shown {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         answer!(reply, self.below(parent, name).and_then(|(path, _)| self.entry(&path)), found => reply.entry(&TTL, &found, Generation(0)));
     }
@@ -382,7 +382,7 @@ impl Filesystem for FaultyFileSystem {
         answer!(reply, self.put(fh, offset, data), taken => reply.written(taken as u32));
     }
 
-    /// Each close(2) of a descriptor asks, in whichever process.
+    /// Each close(2) of a descriptor calls this, in any process.
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         self.hanging.wait();
         reply.ok();

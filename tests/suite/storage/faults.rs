@@ -1,4 +1,4 @@
-//! Every operation on the journal fails once, of the whole life of a real service under the real daemon.
+//! Every operation on the journal fails once, in the whole life of a real service under the real daemon.
 
 use std::fs;
 
@@ -12,12 +12,12 @@ use crate::support::{Rig, all_or, signal, version, wait_for};
 
 const FAULTS: [Fault; 3] = [Fault::Full, Fault::Broken, Fault::Short];
 
-/// The faults that operation `number` gets: each of them, or one, in turn.
+/// The faults of operation `number`: all of them, or one in turn.
 fn faults_of(number: usize) -> impl Iterator<Item = Fault> {
     FAULTS.into_iter().cycle().skip(number).take(all_or(FAULTS.len(), 1))
 }
 
-/// A rig whose service `s` has its state on a disk that can fail. `None` if this user cannot mount one.
+/// A rig whose service `s` has its state on a disk that can fail. Returns `None` if this user cannot mount the disk.
 fn rig() -> Option<(Rig, Disk)> {
     let mut rig = Rig::new();
     rig.stop_daemon();
@@ -75,7 +75,7 @@ fn every_operation_of_an_upgrade_fails_once() {
                 assert!(reason.contains("journal"), "{what}: {reason}");
             }
 
-            // What cannot be mended under the same daemon is mended by the next one.
+            // If the same daemon cannot mend the journal, the next one does.
             let again = rig.upgrade("s", next.next().unwrap()).unwrap();
             if again.outcome != Ending::Committed {
                 assert!(operation.starts_with("fsync"), "{what}: {again:?}");
@@ -92,7 +92,7 @@ fn every_operation_of_an_upgrade_fails_once() {
     rig.stop_daemon();
 }
 
-/// A journal that is too long, of a service that never ran.
+/// An overlong journal of a service that has never run.
 fn long_journal() -> Vec<u8> {
     let mut bytes = log_image::header().to_vec();
     for sequence in (1..).take_while(|sequence| sequence * 29 < 70_000) {
@@ -119,9 +119,9 @@ fn every_operation_of_a_start_and_of_a_shorter_journal_fails_once() {
         if started {
             assert_eq!(version(address), "1", "{fault:?}");
             rig.settled("s");
-            // The last two of a journal that gets shorter; or the fault, which may be one of them.
+            // The last two operations of a compaction; or the fault, which may be one of them.
             let through = || disk.count("fsync journal's directory") == 2;
-            wait_for("it to happen", || {
+            wait_for("the operation to happen", || {
                 (if fault.is_some() { !disk.is_faulty() } else { through() }).then_some(())
             });
         }

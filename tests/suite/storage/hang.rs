@@ -1,19 +1,19 @@
-//! How a file system fails, or answers nothing for a while.
+//! Ways in which a file system fails or hangs.
 
 use std::sync::{Condvar, Mutex};
 
-/// How an operation fails.
+/// Ways in which an operation fails.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// ENOSPC.
     Full,
     /// EIO.
     Broken,
-    /// A write that takes half, and then ENOSPC; EIO if it is no write.
+    /// A write of half the data, and then ENOSPC. EIO for other operations.
     Short,
 }
 
-/// Whether nothing is answered.
+/// Whether operations hang.
 #[derive(Debug, Default)]
 pub struct Hanging(Mutex<bool>, Condvar);
 

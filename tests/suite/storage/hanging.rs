@@ -1,4 +1,4 @@
-//! A file system that does not answer holds up the service that needs it, and no other.
+//! A file system that does not answer delays the service that needs it, and no other.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use handoff::sys::process::Signal;
 use super::disk::Disk;
 use crate::support::{Rig, copy_program, free_address, kill, service, signal, version, wait_for};
 
-/// What needs no file is answered in so long, at a high load.
+/// The maximum time for work without that file system, at a high load.
 pub(super) const SOON: Duration = Duration::from_secs(8);
 
-/// A daemon, and a file system over `backing` at `path` of its directory.
+/// A daemon, and a file system over `backing` at `path` in its directory.
 pub(super) fn rig(path: &str) -> Option<(Rig, Disk)> {
     let mut rig = Rig::new();
     rig.stop_daemon();
@@ -32,7 +32,7 @@ pub(super) fn rig(path: &str) -> Option<(Rig, Disk)> {
     Some((rig, disk))
 }
 
-/// A service with a directory of its own.
+/// Writes a service with its own data directory.
 pub(super) fn write(rig: &Rig, name: &str, binary: &Path, more: &str) -> SocketAddr {
     let (address, data) = (free_address(), rig.path(&format!("data-{name}")));
     fs::create_dir_all(&data).unwrap();
@@ -47,14 +47,14 @@ pub(super) fn start(rig: &Rig, name: &str) {
     rig.call(Request::Start(service(name))).unwrap();
 }
 
-/// Everything that another service may need.
+/// Checks all operations of another service.
 pub(super) fn goes_on(rig: &Rig, name: &str, address: SocketAddr) {
     static NEXT: AtomicU32 = AtomicU32::new(2);
     let next = format!("other-{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let (binary, pid) = (rig.release(&next, ""), rig.status(name).pid.unwrap());
     kill(pid);
     let began = Instant::now();
-    // It waits at the listener for the next process: polls of the status would count as well.
+    // The request waits at the listener for the next process. Polls of the status would add to the time.
     version(address);
     assert!(began.elapsed() < SOON, "it was started again after {:?}", began.elapsed());
     wait_for("another process", || {
@@ -87,7 +87,7 @@ fn a_working_directory_that_does_not_answer_holds_up_its_service_alone() {
         drop(started.join().unwrap());
     });
     assert_eq!(rig.status("hung").state, State::Stopped);
-    // It holds nothing of the daemon either: the address is free, and the daemon ends.
+    // It holds no resource of the daemon: the address is free, and the daemon ends.
     std::net::TcpListener::bind(hung).unwrap();
     rig.call(Request::Stop(service("other"))).unwrap();
     std::net::TcpListener::bind(other).unwrap();
@@ -112,7 +112,7 @@ fn a_working_directory_that_does_not_answer_is_named_and_the_service_comes_back(
 }
 
 #[test]
-fn many_who_ask_for_the_status_of_one_hold_up_nobody() {
+fn many_status_requests_for_one_service_delay_no_other() {
     let Some((rig, disk)) = rig("mnt") else { return };
     let binary = rig.path("mnt/program");
     copy_program(rig.release("1", ""), rig.path("backing/program"));
@@ -138,7 +138,7 @@ fn many_who_ask_for_the_status_of_one_hold_up_nobody() {
     goes_on(&rig, "other", other);
     assert_eq!(version(hung), "1");
     disk.release();
-    wait_for("the look", || rig.status("hung").problem.is_none().then_some(()));
+    wait_for("the look at the files", || rig.status("hung").problem.is_none().then_some(()));
 }
 
 #[test]
@@ -160,16 +160,16 @@ fn a_log_that_does_not_answer_holds_up_no_other_log() {
         rig.settled("hung");
     }
     let log = || fs::read_to_string(rig.path("state/services/other/log/current")).unwrap();
-    wait_for("the lines of the other", || (log().matches(" starts").count() >= 5).then_some(()));
+    wait_for("the lines of the other service", || (log().matches(" starts").count() >= 5).then_some(()));
     assert_eq!(keeper(), pid, "it is the same keeper");
     disk.release();
     let late = || fs::read_to_string(rig.path("backing/current")).unwrap_or_default();
     wait_for("the late lines", || (late().matches("testee 1 starts").count() >= 6).then_some(()));
 }
 
-/// Whoever opens it to read waits for a writer, and the other way round.
+/// A reader waits for a writer, and a writer for a reader.
 #[test]
-fn a_fifo_in_the_place_of_a_file_of_the_state_holds_up_nobody() {
+fn a_fifo_in_the_place_of_a_file_of_the_state_delays_no_service() {
     let mut rig = Rig::new();
     let names = ["history", "history.new", "running.toml", "running.new", "watched", "watched.new", "pair"];
     let watched = rig.path("watched-program");
@@ -189,7 +189,7 @@ fn a_fifo_in_the_place_of_a_file_of_the_state_holds_up_nobody() {
     start(&rig, "s");
     start(&rig, "other");
     assert_eq!(version(address), "1");
-    // What waits to be written is told once, as it has ended.
+    // A pending entry is reported once, with its final outcome.
     let asked = History { service: Some(service("s")), limit: None };
     let Ok(Response::History(entries)) = rig.call(Request::History(asked)) else { panic!("no history") };
     let endings: Vec<_> = entries.iter().map(|entry| entry.outcome).collect();
@@ -221,9 +221,10 @@ fn a_disk_that_hangs_at_a_commit_keeps_no_service_down() {
     let processes = || crate::support::processes_of(&rig.path("testee-1"));
     let second = processes();
     assert_eq!(second.len(), 1, "{second:?}");
-    // It is the only one that serves, and the disk has not said whether it is current.
+    // Only this process serves, and the disk has not confirmed that it is current.
     signal(second[0], Signal::SIGKILL);
-    // Another start is tried meanwhile, and a stop would end it. At a high load it serves before the next look.
+    // A new start is in progress. At a high load the service may serve before the next look; a stop would end the
+    // start.
     let status = wait_for("another start", || {
         let status = rig.status("s");
         let serves_again = status.state == State::Serving && status.pid != Some(second[0]);
@@ -237,7 +238,7 @@ fn a_disk_that_hangs_at_a_commit_keeps_no_service_down() {
     assert_eq!(version(address), "1");
 }
 
-/// What the service file names is looked at, for later: nothing depends on it now.
+/// The binary in the service file is checked only for later reports.
 #[test]
 fn an_upgrade_to_another_binary_ends_although_the_named_one_does_not_answer() {
     let Some((rig, disk)) = rig("mnt") else { return };
@@ -260,14 +261,14 @@ fn an_upgrade_to_another_binary_ends_although_the_named_one_does_not_answer() {
         drain_grace_ms: None,
         claims,
     };
-    // Not waited for at the end: it may have none.
+    // The test does not wait for this thread, which may never end.
     std::thread::spawn(move || {
         let answer = Client::connect(&socket).unwrap().call(&Request::Upgrade(upgrade), &mut |_| {});
         let _ = tell.send(answer);
     });
     let answer = told.recv_timeout(crate::support::LIMIT);
     disk.release();
-    let answer = answer.expect("it ends").unwrap();
+    let answer = answer.expect("the upgrade ends").unwrap();
     assert!(format!("{answer:?}").contains("Committed"), "{answer:?}");
     assert_eq!(version(address), "2");
 }
@@ -293,7 +294,7 @@ fn a_state_that_does_not_answer_keeps_the_next_daemon_from_no_other_service() {
         });
     }
     disk.release();
-    wait_for("the late one", || {
+    wait_for("the late service", || {
         let Ok(Response::Status(status)) = rig.call(Request::Status(service("hung"))) else { return None };
         (status.state == State::Serving && status.pid == pids[4]).then_some(())
     });
@@ -320,7 +321,7 @@ fn a_unix_socket_in_a_directory_that_does_not_answer_holds_up_its_service_alone(
         let other = write(&rig, "other", &rig.release("other-1", ""), "");
         ["hung", "other"].iter().for_each(|name| start(&rig, name));
         assert!(path.exists());
-        // It comes over the directory that has the sockets, as a mount that is lost.
+        // The file system covers the directory with the sockets, as a lost mount does.
         let Some(disk) = Disk::mount(&rig.path("mnt"), &rig.path("backing")) else {
             eprintln!("not run: it needs root and /dev/fuse");
             return;
@@ -336,7 +337,7 @@ fn a_unix_socket_in_a_directory_that_does_not_answer_holds_up_its_service_alone(
         goes_on(&rig, "other", other);
         disk.release();
         drop(disk);
-        wait_for("the end of it", || (rig.status("hung").state == State::Stopped).then_some(()));
+        wait_for("the end of the service", || (rig.status("hung").state == State::Stopped).then_some(()));
         start(&rig, "hung");
         start(&rig, "late");
         assert!(path.exists() && rig.upgrade("hung", &rig.release("2", "")).is_ok());

@@ -1,5 +1,5 @@
-//! A file that somebody has open on a file system that stops answering. To close it is to ask, also in a new process that got
-//! it without wanting it.
+//! An open file on a file system that stops answering. Closing it is an operation of the file system, also in a child
+//! that only inherited it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -22,7 +22,7 @@ fn a_journal_that_does_not_answer_delays_no_start_of_another_service() {
     start(&rig, "other");
     disk.hang();
     goes_on(&rig, "other", other);
-    // The journal is asked, and other services are still as well off.
+    // The upgrade uses the journal, and other services are not affected either.
     let outcome = rig.upgrade("hung", &rig.release("2", "")).unwrap();
     assert_eq!(outcome.outcome, Ending::RolledBack, "{outcome:?}");
     assert!(outcome.reason.unwrap().contains("journal"));
@@ -54,7 +54,7 @@ fn a_program_that_stops_answering_while_it_is_copied_delays_no_start_of_another_
 }
 
 #[test]
-fn a_service_file_that_does_not_answer_is_told_and_holds_up_nobody() {
+fn a_service_file_that_does_not_answer_is_reported_and_delays_no_other_service() {
     let Some((rig, disk)) = rig("mnt") else { return };
     let (linked, other) = (
         write(&rig, "linked", &rig.release("1", ""), ""),
@@ -65,7 +65,7 @@ fn a_service_file_that_does_not_answer_is_told_and_holds_up_nobody() {
     symlink(rig.path("mnt/linked.toml"), &place).unwrap();
     start(&rig, "linked");
     start(&rig, "other");
-    // Of a service that was never known nothing can be read.
+    // Nothing is known about a service that was never loaded.
     disk.hang();
     symlink(rig.path("mnt/new.toml"), rig.path("config/services/new.toml")).unwrap();
     for _ in 0..3 {
@@ -90,14 +90,14 @@ fn a_service_file_that_does_not_answer_is_told_and_holds_up_nobody() {
     assert_eq!(version(linked), "1");
 }
 
-/// A shim looks for what an earlier one has left, in all processes of this machine.
+/// A shim searches all processes of the machine for leftovers of an earlier shim.
 #[test]
 fn what_an_unrelated_process_has_open_delays_no_shim() {
     let Some((rig, disk)) = rig("mnt") else { return };
     fs::write(rig.path("backing/file"), "content").unwrap();
     let mut unrelated = Command::new("sleep");
     unrelated.arg("1000").stdin(File::open(rig.path("mnt/file")).unwrap()).stdout(Stdio::null());
-    let _unrelated = ChildGuard(unrelated.stderr(Stdio::null()).spawn().unwrap());
+    let _unrelated = Ends(unrelated.stderr(Stdio::null()).spawn().unwrap());
     drop(unrelated);
     let address = free_address();
     let (binary, data) = (rig.release_of("plain", "1", ""), rig.path("data"));
@@ -116,7 +116,7 @@ fn what_an_unrelated_process_has_open_delays_no_shim() {
             (status.state == State::Serving && status.shim != Some(shim)).then_some(())
         });
         assert_eq!(version(address), "1");
-        assert!(began.elapsed() < SOON, "it was there again after {:?}", began.elapsed());
+        assert!(began.elapsed() < SOON, "it serves again after {:?}", began.elapsed());
     }
     let began = Instant::now();
     rig.call(Request::Stop(service("shim"))).unwrap();
@@ -124,7 +124,8 @@ fn what_an_unrelated_process_has_open_delays_no_shim() {
     disk.release();
 }
 
-/// One service for each kind of path, all on a file system that stops answering, and asked for everything.
+/// One service for each kind of path. All paths are on a file system that stops answering, and every operation is
+/// requested.
 #[test]
 fn no_path_of_a_service_file_holds_up_another_service_or_the_end_of_the_daemon() {
     let Some((mut rig, disk)) = rig("mnt") else { return };
@@ -147,13 +148,13 @@ fn no_path_of_a_service_file_holds_up_another_service_or_the_end_of_the_daemon()
     }
     let other = write(&rig, "other", &rig.release("other-1", ""), "");
     start(&rig, "other");
-    let mut daemon = ChildGuard(rig.daemon.take().unwrap());
+    let mut daemon = Ends(rig.daemon.take().unwrap());
     disk.hang();
     std::thread::scope(|scope| {
         for (name, ..) in &kinds {
             let next = rig.release(&format!("2-{name}"), "");
             let rig = &rig;
-            // What comes of it is up to the service.
+            // The result of the upgrade does not matter.
             scope.spawn(move || drop(rig.upgrade(name, &next)));
         }
         goes_on(&rig, "other", other);
@@ -173,10 +174,11 @@ fn no_path_of_a_service_file_holds_up_another_service_or_the_end_of_the_daemon()
     assert!(std::net::TcpListener::bind(other).is_ok(), "it was stopped");
 }
 
-/// A process that is gone when this is dropped. Its file system has to answer by then, or its end is not waited for.
-struct ChildGuard(Child);
+/// A process that is gone when this is dropped. The drop waits for its end only if the test succeeds, because its file
+/// system may still hang after a failure.
+struct Ends(Child);
 
-impl Drop for ChildGuard {
+impl Drop for Ends {
     fn drop(&mut self) {
         let _ = self.0.kill();
         if !std::thread::panicking() {

@@ -1,4 +1,4 @@
-//! A daemon that gets no more threads.
+//! A daemon that cannot start threads.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,10 +11,10 @@ use handoff::sys::user::effective_user;
 
 use crate::support::{Rig, copy_program, kill, processes_of, service, signal, version, wait_for};
 
-/// Of no person, and of no other test.
+/// An unused user id, different from those of other tests.
 const USER: u32 = 64_123;
 
-/// Root has no such limit, so the daemon is that of another user. `None` if this one may not start it.
+/// Root has no such limit, so the daemon runs as another user. Returns `None` if this user cannot start it.
 fn rig() -> Option<Rig> {
     if effective_user() != 0 {
         eprintln!("not run: it needs root to start a daemon as another user");
@@ -23,7 +23,7 @@ fn rig() -> Option<Rig> {
     let mut rig = Rig::new();
     rig.stop_daemon();
     give_away(rig.root.path());
-    // This one may lie where only root looks.
+    // Only root may be able to read the original.
     copy_program(env!("CARGO_BIN_EXE_handoff"), rig.path("handoff"));
     let daemon = rig.handoff(&["daemon"]);
     let mut command = Command::new(rig.path("handoff"));
@@ -32,7 +32,7 @@ fn rig() -> Option<Rig> {
     Some(rig)
 }
 
-/// A daemon of that user.
+/// Starts a daemon of that user.
 fn start(rig: &mut Rig, mut command: Command) {
     let log = std::fs::File::options().create(true).append(true).open(rig.path("daemon.log")).unwrap();
     rig.daemon = Some(command.uid(USER).gid(USER).stdout(Stdio::null()).stderr(log).spawn().unwrap());
@@ -49,7 +49,7 @@ fn give_away(directory: &Path) {
     }
 }
 
-/// How many processes and threads the user of the daemon may have: no more than there are, or as many as it likes.
+/// Limits the processes and threads of the daemon's user to the existing ones, or removes the limit.
 fn limit_threads(rig: &Rig, is_limited: bool) {
     let most = match limits(Resource::RLIMIT_NPROC).unwrap() {
         (_, UNLIMITED) => "unlimited".to_owned(),
@@ -57,7 +57,7 @@ fn limit_threads(rig: &Rig, is_limited: bool) {
     };
     let limit = format!("--nproc={}:", if is_limited { "0" } else { &most });
     let pid = rig.daemon.as_ref().unwrap().id().to_string();
-    // Whoever is the same user needs no privilege for it.
+    // A process of the same user needs no privilege for this.
     let mut command = Command::new("prlimit");
     let changed = command.uid(USER).gid(USER).args(["--pid", &pid, &limit]).status().unwrap();
     assert!(changed.success());
@@ -83,7 +83,7 @@ fn without_threads_an_upgrade_is_refused_and_everything_else_goes_on() {
     let Some(mut rig) = rig() else { return };
     let address = rig.serve("s", "1", "", "");
     let next = rig.release("2", "");
-    // One more reads service files.
+    // The second thread reads service files.
     wait_for("the threads of the start to end", || (threads(&rig) == 2).then_some(()));
     limit_threads(&rig, true);
     let outcome = rig.upgrade("s", &next).unwrap();
@@ -96,7 +96,7 @@ fn without_threads_an_upgrade_is_refused_and_everything_else_goes_on() {
     limit_threads(&rig, false);
     assert_eq!(rig.upgrade("s", &next).unwrap().outcome, Ending::Committed);
     assert_eq!(version(address), "2");
-    // A service that dies meanwhile comes back as soon as there are threads again.
+    // A service that dies meanwhile comes back as soon as threads are available again.
     limit_threads(&rig, true);
     signal(rig.settled("s").pid.unwrap(), handoff::sys::process::Signal::SIGKILL);
     wait_for("the start to fail", || (rig.status("s").state == State::Backoff).then_some(()));
@@ -142,7 +142,7 @@ fn a_daemon_that_begins_without_threads_takes_everything_over_when_there_are_som
     assert_eq!(version(address), "2");
 }
 
-/// Its limit cannot be raised. Clients that say nothing have a share of it at the most.
+/// The limit cannot be raised. Silent clients get only a part of it.
 #[test]
 fn silent_clients_take_no_descriptor_that_a_service_needs() {
     let mut rig = Rig::new();

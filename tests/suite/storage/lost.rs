@@ -1,4 +1,4 @@
-//! What is taken away under a running daemon is put back, and what is damaged leaves no process unmanaged.
+//! The daemon restores files that are removed while it runs. After damage no process stays unmanaged.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -12,12 +12,12 @@ use handoff_protocol::record::{Fact, Standing, fold};
 
 use crate::support::{self, Rig, SmallDisk, service, signal, version, wait_for};
 
-struct RunningService {
+struct Kept {
     rig: Rig,
     address: SocketAddr,
 }
 
-impl RunningService {
+impl Kept {
     /// A service in its second generation.
     fn serve(more: &str) -> Self {
         let rig = Rig::new();
@@ -31,7 +31,7 @@ impl RunningService {
         self.rig.path("state/services/s/journal")
     }
 
-    /// What the file says.
+    /// The state in the journal file.
     fn standing(&self) -> Standing {
         fold(&log_image::parse(&fs::read(self.journal()).unwrap()).unwrap().records)
     }
@@ -41,7 +41,7 @@ impl RunningService {
         self.rig.daemon.take().unwrap().wait().unwrap();
     }
 
-    /// In the first record of those that the disk has confirmed.
+    /// Damages the first record, which the disk has confirmed.
     fn damage_journal(&self) {
         let mut bytes = fs::read(self.journal()).unwrap();
         bytes[40] ^= 1;
@@ -54,7 +54,7 @@ impl RunningService {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
-    /// The process that served before still does, is the only one, and can be upgraded and stopped.
+    /// Checks that the earlier process still serves, that it is the only one, and that an upgrade and a stop work.
     #[track_caller]
     fn is_managed(&self, pid: u32) {
         assert_eq!(self.rig.settled("s").pid, Some(pid));
@@ -73,13 +73,13 @@ impl RunningService {
 #[test]
 fn a_service_that_runs_is_taken_over_although_its_journal_is_damaged() {
     for mode in ["exclusive", "overlap"] {
-        let mut kept = RunningService::serve(&format!("mode = \"{mode}\"\n"));
+        let mut kept = Kept::serve(&format!("mode = \"{mode}\"\n"));
         let pid = kept.rig.status("s").pid.unwrap();
         kept.kill_daemon();
         kept.damage_journal();
         kept.rig.start_daemon();
         let status = kept.rig.settled("s");
-        let problem = status.problem.expect("it is told");
+        let problem = status.problem.expect("it is reported");
         let aside = kept.rig.path("state/services/s/journal.aside-1");
         assert!(problem.contains("damaged") && problem.contains(aside.to_str().unwrap()), "{problem}");
         assert!(problem.contains("You need not do anything") && !problem.contains("restore"), "{problem}");
@@ -90,7 +90,7 @@ fn a_service_that_runs_is_taken_over_although_its_journal_is_damaged() {
 
 #[test]
 fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works() {
-    let mut kept = RunningService::serve("");
+    let mut kept = Kept::serve("");
     kept.rig.stop_daemon();
     kept.damage_journal();
     let file = kept.rig.path("config/services/s.toml");
@@ -117,14 +117,14 @@ fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works
     fs::rename(kept.journal(), kept.rig.path("moved")).unwrap();
     let (code, said) = kept.said(&["start", "s"]);
     assert_eq!(code, Some(0), "{said}");
-    // As its service file names it.
+    // The version in the service file.
     assert_eq!((version(kept.address).as_str(), kept.rig.status("s").generation.0), ("1", 1));
 }
 
 #[test]
-fn a_service_whose_journal_is_gone_begins_again_and_that_is_told() {
+fn a_service_whose_journal_is_gone_begins_again_and_that_is_reported() {
     for is_removed in [true, false] {
-        let mut kept = RunningService::serve("");
+        let mut kept = Kept::serve("");
         kept.rig.call(Request::Stop(service("s"))).unwrap();
         kept.kill_daemon();
         match is_removed {
@@ -132,7 +132,7 @@ fn a_service_whose_journal_is_gone_begins_again_and_that_is_told() {
             false => fs::write(kept.journal(), "").unwrap(),
         }
         kept.rig.start_daemon();
-        let told = |kept: &RunningService| {
+        let told = |kept: &Kept| {
             let problem = kept.rig.status("s").problem.unwrap_or_default();
             problem.contains("was missing or empty") && problem.contains(kept.journal().to_str().unwrap())
         };
@@ -143,10 +143,10 @@ fn a_service_whose_journal_is_gone_begins_again_and_that_is_told() {
     }
 }
 
-/// It was never stopped.
+/// The new service was never stopped, so autostart applies.
 #[test]
 fn a_service_file_that_is_new_after_a_lost_daemon_is_started() {
-    let mut kept = RunningService::serve("");
+    let mut kept = Kept::serve("");
     kept.rig.call(Request::Stop(service("s"))).unwrap();
     kept.kill_daemon();
     let address = kept.rig.write_service("t", &kept.rig.release("5", ""), "");
@@ -162,7 +162,7 @@ fn a_service_file_that_is_new_after_a_lost_daemon_is_started() {
 
 #[test]
 fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
-    let mut kept = RunningService::serve("");
+    let mut kept = Kept::serve("");
     let pid = kept.rig.status("s").pid.unwrap();
     kept.kill_daemon();
     let file = kept.rig.path("config/services/s.toml");
@@ -170,7 +170,7 @@ fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
     fs::write(&file, "binary =").unwrap();
     fs::remove_file(kept.rig.path("state/services/s/running.toml")).unwrap();
     kept.rig.start_daemon();
-    // It answers when it has read all files.
+    // The daemon answers after it has read all files.
     assert!(!kept.said(&["list"]).1.contains("testee"));
     fs::write(&file, text).unwrap();
     let (code, said) = kept.said(&["start", "s"]);
@@ -178,8 +178,9 @@ fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
     kept.is_managed(pid);
 }
 
-/// Kills the daemon and everything of the service, and starts a daemon that cannot read the journal. Gives where that is kept.
-fn unreadable_after(kept: &mut RunningService, running: &[u32]) -> PathBuf {
+/// Kills the daemon and all processes of the service, and starts a daemon that cannot read the journal. Returns the new
+/// path of the journal.
+fn unreadable_after(kept: &mut Kept, running: &[u32]) -> PathBuf {
     kept.kill_daemon();
     running.iter().for_each(|pid| support::kill(*pid));
     let away = kept.rig.path("away");
@@ -191,13 +192,13 @@ fn unreadable_after(kept: &mut RunningService, running: &[u32]) -> PathBuf {
     away
 }
 
-fn make_readable(kept: &RunningService, away: &Path) {
+fn make_readable(kept: &Kept, away: &Path) {
     fs::remove_dir(kept.journal()).unwrap();
     fs::rename(away, kept.journal()).unwrap();
 }
 
-/// Of the facts behind the last commit, those that tell how it ended, or how what followed did.
-fn ends(kept: &RunningService) -> Vec<String> {
+/// The intents, and the facts about ends and rollbacks.
+fn ends(kept: &Kept) -> Vec<String> {
     let records = log_image::parse(&fs::read(kept.journal()).unwrap()).unwrap().records;
     let facts = records.into_iter().map(|record| record.fact);
     let ends = facts.filter_map(|fact| match fact {
@@ -212,7 +213,7 @@ fn ends(kept: &RunningService) -> Vec<String> {
 #[test]
 fn what_ended_is_recorded_when_a_journal_can_be_read_again() {
     for autostart in [false, true] {
-        let mut kept = RunningService::serve("");
+        let mut kept = Kept::serve("");
         if autostart {
             let file = kept.rig.path("config/services/s.toml");
             let text = fs::read_to_string(&file).unwrap();
@@ -229,7 +230,7 @@ fn what_ended_is_recorded_when_a_journal_can_be_read_again() {
         assert_eq!(version(kept.address), "2", "{status:?}");
         let told = ends(&kept);
         assert_eq!(told, ["intent 1", "intent 2", "exited 2", "intent 3"], "autostart: {autostart}");
-        // What somebody has started is well, and tells of nothing before.
+        // A manual start clears earlier problems.
         let problem = status.problem.unwrap_or_default();
         let told = format!("While no daemon was there, the process {pid}");
         assert_eq!(problem.contains(&told), autostart, "{problem}");
@@ -239,7 +240,7 @@ fn what_ended_is_recorded_when_a_journal_can_be_read_again() {
 #[test]
 fn a_dead_attempt_is_rolled_back_when_a_journal_can_be_read_again() {
     for autostart in [false, true] {
-        let mut kept = RunningService::serve("");
+        let mut kept = Kept::serve("");
         let next = kept.rig.release("3", "hang-while-warming");
         if autostart {
             let file = kept.rig.path("config/services/s.toml");
@@ -262,7 +263,7 @@ fn a_dead_attempt_is_rolled_back_when_a_journal_can_be_read_again() {
         kept.rig.settled("s");
         assert_eq!(version(kept.address), "2");
         let told = ends(&kept);
-        // A start that recovery decides on takes the place of the attempt, as at a start of the daemon.
+        // An automatic start replaces the attempt, as at a start of the daemon.
         let ended: &[&str] = if autostart { &["exited 2"] } else { &["exited 2", "rolled back"] };
         let expected = [&["intent 1", "intent 2", "intent 3"], ended, &["intent 3"]].concat();
         assert_eq!(told, expected, "autostart: {autostart}");
@@ -271,30 +272,34 @@ fn a_dead_attempt_is_rolled_back_when_a_journal_can_be_read_again() {
     }
 }
 
-/// What somebody does to the journal of a running daemon.
-type JournalDamage = fn(&RunningService);
+/// A change to the journal of a running daemon.
+type Deed = fn(&Kept);
 
-const DEEDS: [(&str, JournalDamage); 4] = [
+const DEEDS: [(&str, Deed); 4] = [
     ("removed", |kept| fs::remove_file(kept.journal()).unwrap()),
     ("moved", |kept| fs::rename(kept.journal(), kept.rig.path("moved")).unwrap()),
     ("replaced", |kept| {
         fs::copy(kept.journal(), kept.rig.path("older")).unwrap();
         fs::rename(kept.rig.path("older"), kept.journal()).unwrap();
     }),
-    ("gone with its directory", |kept| fs::remove_dir_all(kept.rig.path("state/services/s")).unwrap()),
+    // The daemon may be writing its history there.
+    ("gone with its directory", |kept| {
+        let directory = kept.rig.path("state/services/s");
+        wait_for("it to be gone", || fs::remove_dir_all(&directory).ok());
+    }),
 ];
 
 #[test]
 fn a_journal_that_is_taken_away_is_written_again() {
     for (what, deed) in DEEDS {
-        let mut kept = RunningService::serve("");
+        let mut kept = Kept::serve("");
         deed(&kept);
         let outcome = kept.rig.upgrade("s", &kept.rig.release("3", "")).unwrap();
         assert_eq!((outcome.outcome, outcome.generation.0), (Ending::Committed, 3), "{what}");
         let problem = kept.rig.settled("s").problem.unwrap_or_default();
         assert!(problem.contains("written again from memory"), "{what}: {problem}");
         assert_eq!(kept.standing().generation().0, 3, "{what}");
-        // At rest nothing is recorded; whoever asks finds it.
+        // Without an operation nothing is recorded. The next status detects the loss.
         deed(&kept);
         let problem = kept.rig.status("s").problem.unwrap_or_default();
         assert!(problem.contains("written again from memory"), "{what}: {problem}");
@@ -310,7 +315,7 @@ fn a_journal_that_is_taken_away_is_written_again() {
 
 #[test]
 fn a_journal_that_is_taken_away_in_the_middle_of_a_commit_has_the_commit() {
-    let kept = RunningService::serve("lease = \"10s\"\n");
+    let kept = Kept::serve("lease = \"10s\"\n");
     let slow = kept.rig.release("3", "slow-begin-2000");
     let remove = || fs::remove_file(kept.journal()).unwrap();
     let outcome = kept.rig.upgrade_and("s", &slow, "beginning", remove).unwrap();
@@ -335,7 +340,7 @@ fn an_attempt_that_was_lost_has_an_end_when_a_read_only_disk_can_be_written_agai
     let (serves, daemon) = (rig.status("s").pid.unwrap(), rig.daemon.as_ref().unwrap().id());
     let warming = support::processes_of(&rig.path("data")).into_iter().find(|pid| *pid != serves).unwrap();
     let others = children_of(daemon).into_iter().filter(|child| ![serves, warming].contains(child));
-    // The keeper has the log open, and nothing may be open to write.
+    // The keeper has the log open. A read-only remount fails while a file is open for writing.
     let keeper: Vec<u32> = others.collect();
     support::kill(daemon);
     rig.daemon.take().unwrap().wait().unwrap();

@@ -1,4 +1,4 @@
-//! The real daemon on storage that fails.
+//! The real daemon on failing storage.
 
 mod disk;
 mod faults;
@@ -40,13 +40,13 @@ fn a_log_that_cannot_be_written_costs_nothing() {
     }
 }
 
-/// Lets no file of the daemon grow over so many bytes: what is written across that is written in part, then refused.
+/// Limits the size of the daemon's files. A write beyond the limit is partial, and the next one fails.
 fn limit_files(rig: &Rig, bytes: Option<u64>) {
     let daemon = rig.daemon.as_ref().unwrap().id();
     set_limits(daemon, Resource::RLIMIT_FSIZE, bytes.unwrap_or(UNLIMITED), UNLIMITED).unwrap();
 }
 
-/// Whoever serves is the one that the journal names, as far as its records are whole.
+/// Checks that the serving version is the one in the journal, as far as its records are complete.
 fn agrees(rig: &Rig) {
     let image = log_image::parse(&fs::read(rig.path("state/services/s/journal")).unwrap()).unwrap();
     let status = rig.status("s");
@@ -133,7 +133,7 @@ fn a_process_that_could_not_be_recorded_is_taken_over_all_the_same() {
     }
 }
 
-/// Loses the daemon without a word, and starts another one.
+/// Kills the daemon, and starts another one.
 fn replace_daemon(rig: &mut Rig) {
     signal(rig.daemon.as_ref().unwrap().id(), Signal::SIGKILL);
     rig.daemon.take().unwrap().wait().unwrap();
@@ -148,7 +148,7 @@ fn a_journal_that_is_damaged_behind_the_commit_costs_the_process_nothing() {
         let pid = rig.settled("s").pid;
         let refused = rig.upgrade("s", &rig.release("2", "unhealthy")).unwrap();
         assert_eq!(refused.outcome, Ending::RolledBack);
-        // The next daemon has all of it on the disk, so a change of it is damage.
+        // The next daemon has synced all of it, so any change is damage.
         replace_daemon(&mut rig);
         rig.settled("s");
         signal(rig.daemon.as_ref().unwrap().id(), Signal::SIGKILL);
@@ -180,12 +180,12 @@ fn a_process_is_recorded_by_its_own_handoff_when_the_disk_has_room_again() {
         let status = rig.status("s");
         status.pid.filter(|pid| *pid != first && status.state == State::Serving)
     });
-    // There is a later handoff, which comes to nothing.
+    // A later handoff, which fails.
     assert_ne!(rig.upgrade("s", &rig.release("2", "")).unwrap().outcome, Ending::Committed);
     let problem = rig.settled("s").problem.unwrap_or_default();
-    assert!(problem.contains("journal"), "that nothing is recorded is told: {problem}");
+    assert!(problem.contains("journal"), "the missing record is reported: {problem}");
     limit_files(&rig, None);
-    // Whoever asks for a start lets the journal be mended.
+    // A start request makes the daemon mend the journal, even if it is refused.
     assert!(rig.call(Request::Start(service("s"))).is_err());
     agrees(&rig);
     replace_daemon(&mut rig);
@@ -196,7 +196,7 @@ fn a_process_is_recorded_by_its_own_handoff_when_the_disk_has_room_again() {
 }
 
 #[test]
-fn a_start_that_is_not_recorded_is_told() {
+fn a_start_that_is_not_recorded_is_reported() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     rig.call(Request::Stop(service("s"))).unwrap();

@@ -1,4 +1,4 @@
-//! A disk that has no room for the files of handoff itself is told as that, and not as a mistake of the program.
+//! A full disk that affects handoff's own files is reported as such, and not as an error of the program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use handoff::control::api::{Request, State};
 use handoff::sys::process::Signal;
 use handoff::sys::user::effective_user;
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::{Rig, SmallDisk, ask, free_address, service, signal, wait_for};
 
-/// How many files the disk of a directory can have.
+/// The maximum number of files on the disk.
 const FILES: usize = 60;
 
-/// A small disk, which runs out of files or of bytes.
+/// Mounts a small disk, which runs out of files or of bytes.
 fn mount(path: &Path) -> SmallDisk {
     let mut mount = Command::new("mount");
     let options = format!("nr_inodes={FILES},size=256k,mode=700");
@@ -23,7 +23,7 @@ fn mount(path: &Path) -> SmallDisk {
     SmallDisk(path.to_owned())
 }
 
-/// It serves with the runtime or state directory on such a disk.
+/// A service with the runtime or state directory on such a disk.
 fn serve_on(directory: &str) -> (Rig, SmallDisk, std::net::SocketAddr) {
     let mut rig = Rig::new();
     rig.stop_daemon();
@@ -40,7 +40,7 @@ fn serve_on(directory: &str) -> (Rig, SmallDisk, std::net::SocketAddr) {
     (rig, disk, address)
 }
 
-/// Until there is no room for another file. Gives the directory that takes the room.
+/// Creates files until the disk is full. Returns their directory.
 fn fill(path: &Path) -> PathBuf {
     let fill = path.join("fill");
     fs::create_dir(&fill).unwrap();
@@ -68,8 +68,8 @@ fn a_shim_that_finds_no_room_for_its_files_says_which_and_is_tried_again() {
         let full = fill(&disk.0);
         let stop = AtomicBool::new(false);
         let status = std::thread::scope(|scope| {
-            let _at_end = SetOnDrop(&stop);
-            // What an ended shim leaves makes room for the next one.
+            let _at_end = AtEnd(&stop);
+            // Files of an ended shim leave room for the next one, so the thread fills it again.
             scope.spawn(|| {
                 for number in FILES.. {
                     let is_full = fs::File::create(full.join(number.to_string())).is_err();
@@ -95,7 +95,7 @@ fn a_shim_that_finds_no_room_for_its_files_says_which_and_is_tried_again() {
         for part in [file, "No space left on device", &at, "make room there", "it is tried again"] {
             assert!(problem.contains(part), "{directory}: {part:?} is not in {problem:?}");
         }
-        assert!(!problem.contains("healthy"), "it is no word of the program: {problem}");
+        assert!(!problem.contains("healthy"), "it does not blame the program: {problem}");
         fs::remove_dir_all(full).unwrap();
         wait_for("it to serve", || (rig.status("s").state == State::Serving).then_some(()));
         assert_ne!(pid(address), first);

@@ -1,4 +1,4 @@
-//! A daemon that starts where the disk is full or read-only, and the lock that keeps a second one out.
+//! A daemon on a full or read-only disk, and the lock that keeps out a second daemon.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use handoff::sys::user::effective_user;
 
 use crate::support::{Rig, SmallDisk, kill, service, version, wait_for};
 
-/// A rig whose state is on a small disk; none where that cannot be mounted.
+/// A rig with its state on a small disk. Returns `None` if that cannot be mounted.
 fn rig() -> Option<(Rig, SmallDisk)> {
     if effective_user() != 0 {
         eprintln!("not run: it needs root");
@@ -25,12 +25,12 @@ fn rig() -> Option<(Rig, SmallDisk)> {
 fn starts_by_itself(rig: &Rig, name: &str) {
     let file = rig.path(&format!("config/services/{name}.toml"));
     let text = fs::read_to_string(&file).unwrap().replace("autostart = false\n", "");
-    // It has the lock of its data to itself.
+    // Its own data directory avoids a conflict over the lock.
     fs::create_dir_all(rig.path(&format!("data-{name}"))).unwrap();
     fs::write(&file, text.replace("/data\"", &format!("/data-{name}\""))).unwrap();
 }
 
-/// Until a start has failed and the next try has not begun.
+/// Waits until a start has failed and the next try has not begun.
 fn waits(rig: &Rig, name: &str) -> ServiceStatus {
     wait_for("the start to fail", || Some(rig.status(name)).filter(|status| status.state == State::Backoff))
 }
@@ -78,7 +78,7 @@ fn a_new_daemon_takes_over_what_runs_although_the_disk_is_read_only() {
     let address = rig.serve("s", "1", "", "");
     let pid = rig.status("s").pid;
     let mut daemon = rig.daemon.take().unwrap();
-    // The keeper has the log open, and nothing may be open to write.
+    // The keeper has the log open. A read-only remount fails while a file is open for writing.
     let keeper = children_of(daemon.id()).into_iter().find(|child| Some(*child) != pid).unwrap();
     kill(daemon.id());
     daemon.wait().unwrap();
@@ -102,7 +102,7 @@ fn a_second_daemon_stays_out_although_the_lock_is_removed() {
     let told = String::from_utf8_lossy(&ran.stderr).into_owned();
     let pid = rig.daemon.as_ref().unwrap().id().to_string();
     assert!(told.contains("in use by another handoff daemon") && told.contains(&pid), "{told}");
-    assert!(!rig.path("state/lock").exists(), "the one that was refused leaves nothing");
+    assert!(!rig.path("state/lock").exists(), "the refused daemon leaves nothing");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_start_for_a_binary_that_is_not_there_is_called_off_by_a_stop() {
     assert!(waits(&rig, "s").problem.is_some());
     rig.call(Request::Stop(service("s"))).unwrap();
     fs::rename(rig.release("1", ""), &binary).unwrap();
-    // Longer than the pause after which it would have been tried again.
+    // Longer than the pause before the next try.
     let began = Instant::now();
     wait_for("three seconds", || (began.elapsed() > Duration::from_secs(3)).then_some(()));
     assert_eq!((rig.status("s").state, rig.status("s").pid), (State::Stopped, None));
@@ -125,7 +125,7 @@ fn a_start_for_a_binary_that_is_not_there_is_called_off_by_a_stop() {
 }
 
 #[test]
-fn a_lock_that_could_not_be_written_says_who_has_it_when_there_is_room() {
+fn a_lock_that_could_not_be_written_names_its_owner_when_there_is_room() {
     let Some((mut rig, disk)) = rig() else { return };
     rig.stop_daemon();
     let lock = rig.path("state/lock");
@@ -136,8 +136,8 @@ fn a_lock_that_could_not_be_written_says_who_has_it_when_there_is_room() {
         disk.fill();
         rig.start_daemon();
         let said = || fs::read_to_string(&lock).unwrap_or_default();
-        assert_eq!(said(), "", "the test is about nothing");
-        // Also without that, a second daemon is told who has it.
+        assert_eq!(said(), "", "the test has no effect");
+        // A second daemon reports the owner even without the text in the lock.
         let mut second = rig.handoff(&["daemon"]);
         let refused = second.env("HANDOFF_RUNTIME_DIR", rig.path("other")).output().unwrap();
         let pid = rig.daemon.as_ref().unwrap().id().to_string();
@@ -146,7 +146,7 @@ fn a_lock_that_could_not_be_written_says_who_has_it_when_there_is_room() {
         disk.make_room();
         wait_for("the lock to be written", || said().starts_with(&format!("{pid} ")).then_some(()));
 
-        // So what ran is started again when it was lost with its daemon.
+        // With the text in the lock, the next daemon knows that the last one was lost, and restarts the services.
         let name = if removed { "second" } else { "first" };
         let address = rig.serve(name, "1", "", "");
         let process = rig.status(name).pid.unwrap();
@@ -157,6 +157,6 @@ fn a_lock_that_could_not_be_written_says_who_has_it_when_there_is_room() {
         wait_for("it to serve", || (rig.status(name).state == State::Serving).then_some(()));
         assert_eq!(version(address), "1");
         assert!(rig.stop_daemon().unwrap().success());
-        assert_eq!(said(), "", "it has left in order");
+        assert_eq!(said(), "", "it has ended in order");
     }
 }

@@ -1,4 +1,4 @@
-//! What becomes of service files while there is no daemon.
+//! Changes of service files while no daemon runs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ fn file(rig: &Rig, name: &str) -> PathBuf {
     rig.path(&format!("config/services/{name}.toml"))
 }
 
-/// The daemon leaves, and its services run on.
+/// The daemon ends, and its services run on.
 fn leave(rig: &mut Rig) {
     let mut daemon = rig.daemon.take().unwrap();
     signal(daemon.id(), Signal::SIGQUIT);
@@ -40,7 +40,7 @@ fn a_broken_file_hides_no_service_from_a_new_daemon_and_keeps_its_address() {
     for (name, text) in ["runs", "idle"].into_iter().zip(&texts) {
         fs::write(file(&rig, name), text.replace("autostart = false", "autostart = maybe")).unwrap();
     }
-    // Their names sort first.
+    // The new names sort first.
     for (name, address) in [("a", address), ("b", idle)] {
         let text = format!(
             "binary = {:?}\nargs = [{:?}]\nautostart = true\nstore = false\n[listen]\nmain = \"{address}\"\n",
@@ -89,7 +89,7 @@ fn an_address_that_is_in_two_files_stays_with_the_service_that_was_there_before(
     )
     .unwrap();
     rig.call(Request::Start(service("later"))).unwrap();
-    // In order, so that nothing runs.
+    // A stop in order, so that no process is left.
     assert!(rig.stop_daemon().unwrap().success());
     fs::copy(file(&rig, "later"), file(&rig, "a")).unwrap();
     rig.start_daemon();
@@ -122,7 +122,7 @@ fn a_removed_service_is_remembered_by_the_next_daemon() {
             assert!(list(rig).is_empty());
             leave(rig);
         };
-        // The same file brings it back.
+        // The same file brings the service back.
         remove(&mut rig);
         fs::write(file(&rig, "s"), &same).unwrap();
         rig.start_daemon();
@@ -130,7 +130,7 @@ fn a_removed_service_is_remembered_by_the_next_daemon() {
         assert!(rig.status("s").generation > generation, "noticed: {noticed}");
         rig.call(Request::Stop(service("s"))).unwrap();
         assert!(!rig.path("state/removed").exists());
-        // Another one is another service.
+        // A different file is a new service.
         remove(&mut rig);
         fs::write(file(&rig, "s"), same.replace("autostart", "deadline = \"50s\"\nautostart")).unwrap();
         rig.start_daemon();
@@ -141,7 +141,7 @@ fn a_removed_service_is_remembered_by_the_next_daemon() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_is_told_and_no_file_that_was_removed() {
+fn a_link_that_leads_nowhere_is_reported_and_not_taken_for_a_removed_file() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "");
     let (place, pid) = (rig.path("s.toml"), rig.status("s").pid);

@@ -1,5 +1,5 @@
-//! Another process of the same user that waits in an exec(2) for a file system that does not answer: who reads its environment
-//! waits as well.
+//! Another process of the same user hangs in an exec(2), because a file system does not answer. A process that reads
+//! its environment hangs as well.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use handoff::sys::process::Signal;
 use super::hanging;
 use crate::support::{all_or, ask, free_address, kill, service, signal, wait_for};
 
-/// Becomes another program when it is told to, which closes the file.
+/// After a line on its input it executes another program, which closes the file.
 const STRANGER: &str = r#"
 import os, sys
 file = os.open(sys.argv[1], os.O_RDWR)
@@ -36,7 +36,7 @@ impl Stranger {
         Self(child)
     }
 
-    /// Returns when it waits for the file system in the middle of its exec(2), and whoever looks at it as well.
+    /// Returns when the process hangs in the middle of its exec(2), together with any process that inspects it.
     fn exec(&mut self) {
         self.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
         let (stat, (look, looks)) = (format!("/proc/{}/stat", self.0.id()), mpsc::channel());
@@ -54,7 +54,7 @@ impl Drop for Stranger {
 
 #[test]
 fn a_process_whose_memory_does_not_answer_keeps_no_program_from_its_start() {
-    // Other tests look at all processes, and would wait.
+    // Other tests inspect all processes, and would hang.
     if !all_or(true, false) {
         return;
     }
@@ -68,7 +68,7 @@ fn a_process_whose_memory_does_not_answer_keeps_no_program_from_its_start() {
     fs::write(rig.path("config/services/s.toml"), text).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();
     fs::write(rig.path("mnt/file"), "").unwrap();
-    // Younger than the program, so that it may be a part of it.
+    // The stranger is younger than the program, so it could be a part of it.
     let mut stranger = Stranger::start(&rig.path("mnt/file"));
     disk.hang();
     stranger.exec();
@@ -79,7 +79,7 @@ fn a_process_whose_memory_does_not_answer_keeps_no_program_from_its_start() {
     signal(rig.status("s").shim.unwrap(), Signal::SIGKILL);
     let second = answers(&first);
     rig.settled("s");
-    // What is left without a daemon is looked for by the next one, at its start.
+    // At its start the next daemon searches for leftovers of a time without a daemon.
     let shim = rig.status("s").shim.unwrap();
     kill(rig.daemon.as_ref().unwrap().id());
     rig.daemon.take().unwrap().wait().unwrap();

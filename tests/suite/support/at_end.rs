@@ -1,11 +1,11 @@
-//! For threads that go on until they are told.
+//! A stop flag for threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tells them when it is dropped: also if the test fails, which would wait for them for ever otherwise.
-pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+/// Sets the flag when it is dropped, even if the test panics: otherwise the test would wait for the threads forever.
+pub struct AtEnd<'a>(pub &'a AtomicBool);
 
-impl Drop for SetOnDrop<'_> {
+impl Drop for AtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }

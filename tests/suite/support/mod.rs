@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: a daemon of its own in a temporary directory, releases of the test service, and
-//! waits that end.
+//! Shared parts of the end-to-end tests: a daemon in a temporary directory, releases of the test service, and waits
+//! with a limit.
 
 mod again;
 pub mod at_end;
@@ -21,16 +21,15 @@ pub use again::{again, arguments_for};
 pub use ports::{close, free_address};
 pub use programs::{copy_program, executable, write_program};
 
-/// How much of what is long by nature is to be done: `all` with `TEST_ALL` in the environment, which takes as long as it takes, and
-/// a sample otherwise.
+/// The amount of a long test: `all` with `TEST_ALL` in the environment, and otherwise a sample.
 pub fn all_or<T>(all: T, sample: T) -> T {
     if std::env::var_os("TEST_ALL").is_some() { all } else { sample }
 }
 
-/// No wait in a test is longer.
+/// The limit of every wait in a test.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// Waits until `look` finds something. Panics with `what` when the limit is over.
+/// Waits until `look` returns a value. Panics with `what` after the limit.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + LIMIT;
     loop {
@@ -39,7 +38,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < until, "waited too long for: {what}");
-        // A look that costs much, at all processes for one, is not to keep the processor from what it waits for.
+        // An expensive look, such as a search of all processes, must not take the processor from its target.
         std::thread::sleep(Duration::from_millis(5).max(2 * begin.elapsed()));
     }
 }
@@ -121,7 +120,7 @@ impl Rig {
         }
     }
 
-    /// A release of the test service: a copy of the program with a stamp behind it.
+    /// A release of the test service: a copy of the program with a stamp at its end.
     pub fn release(&self, version: &str, fault: &str) -> PathBuf {
         self.release_of("testee", version, fault)
     }
@@ -134,11 +133,11 @@ impl Rig {
         path
     }
 
-    /// Writes the file of service `name`; `more` is put before its tables.
+    /// Writes the file of service `name`. `more` comes before the tables.
     pub fn write_service(&self, name: &str, binary: &Path, more: &str) -> SocketAddr {
         let address = free_address();
         let data = self.path("data");
-        // A copy of each program takes its time: who tests the store says so.
+        // Copying each program takes time, so only tests of the store use it.
         let store = if more.contains("store = ") { "" } else { "store = false\n" };
         let text = format!(
             "binary = {binary:?}\nargs = [{data:?}]\nautostart = false\n{store}{more}\n[listen]\nmain = \"{address}\"\n"
@@ -179,8 +178,8 @@ impl Rig {
         }
     }
 
-    /// Upgrades, and does something as soon as the daemon tells of this phase. Polls of the status can miss a phase: on a busy machine
-    /// each may take a second.
+    /// Upgrades, and runs `meanwhile` when the daemon reports this phase. Polls of the status could miss a phase,
+    /// because each may take a second on a busy machine.
     pub fn upgrade_and(
         &self,
         name: &str,
@@ -217,7 +216,8 @@ impl Rig {
         }
     }
 
-    /// The status with what the look at the files of the service found. A status waits a second for that, which a busy machine may exceed.
+    /// The status, including the result of the daemon's look at the files of the service. A status waits for that look
+    /// for a second, which may be too short on a busy machine.
     pub fn looked_at(&self, name: &str) -> ServiceStatus {
         let is_seen = |problem: &String| !problem.starts_with("It cannot be seen whether");
         wait_for("the look at its files", || {
@@ -225,9 +225,9 @@ impl Rig {
         })
     }
 
-    /// Until the service serves and nothing is under way. What a daemon that has just come still finds out has no phase.
+    /// Waits until the service serves and no operation is in progress. The recovery of a new daemon has no phase.
     pub fn settled(&self, name: &str) -> ServiceStatus {
-        wait_for("it to serve and nothing to be under way", || {
+        wait_for("it to serve without an operation in progress", || {
             Some(self.status(name)).filter(|status| status.state == State::Serving && status.phase.is_none())
         })
     }
@@ -243,14 +243,14 @@ impl Drop for Rig {
             }
         }
         self.stop_daemon();
-        // What the daemon left behind, if it was killed, names this directory.
+        // Leftovers of a killed daemon have this directory in their command line.
         for pid in processes_of(self.root.path()) {
             signal(pid, handoff::sys::process::Signal::SIGKILL);
         }
     }
 }
 
-/// Processes whose program or command line lies in `directory`.
+/// Processes whose program or command line contains `directory`.
 pub fn processes_of(directory: &Path) -> Vec<u32> {
     let needle = directory.to_string_lossy().into_owned();
     let pids = std::fs::read_dir("/proc").unwrap().flatten();
@@ -273,8 +273,8 @@ pub fn signal(pid: u32, signal: handoff::sys::process::Signal) {
     handoff::sys::signals::send_plain(pid, signal);
 }
 
-/// Kills a process and waits until the kernel tells its end. That it has no program any more, and no command line, is
-/// told while it still ends.
+/// Kills a process, and waits until it has ended for the kernel. An ending process loses its program and command line
+/// earlier.
 pub fn kill(pid: u32) {
     use handoff::sys::poll::{PollFlags, poll_one};
     use handoff::sys::process::{Signal, kill, pidfd_open};
@@ -285,13 +285,13 @@ pub fn kill(pid: u32) {
     assert!(!ended.is_empty(), "waited too long for the end of the process {pid}");
 }
 
-/// Stops a process. Until its last thread has stopped, it may still take something on.
+/// Stops a process. Waits for its last thread, because a running thread may still begin work.
 pub fn stop(pid: u32) {
     signal(pid, handoff::sys::process::Signal::SIGSTOP);
     wait_for("it to stop", || handoff::sys::process::is_stopped(pid).then_some(()));
 }
 
-/// Stops a process for a time, which is not a wait for anything, and lets it go on.
+/// Stops a process for the whole of `time`, and then continues it.
 pub fn freeze(pid: u32, time: Duration) {
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -301,17 +301,18 @@ pub fn freeze(pid: u32, time: Duration) {
     signal(pid, handoff::sys::process::Signal::SIGCONT);
 }
 
-/// The pause of a client of a load between two requests. Without one, a few clients keep the processors from all others, and find no more.
+/// The pause between two requests of a load client. Without it, a few clients would take the processor from all other
+/// tests, and find no more errors.
 pub fn pause() {
     std::thread::park_timeout(Duration::from_millis(2));
 }
 
-/// One request over a connection of its own.
+/// One request over its own connection.
 pub fn ask(address: SocketAddr, line: &str) -> std::io::Result<String> {
     ask_over(TcpStream::connect(address)?, line)
 }
 
-/// The same over a connection that is there already.
+/// The same over an existing connection.
 pub fn ask_over(mut connection: TcpStream, line: &str) -> std::io::Result<String> {
     connection.set_read_timeout(Some(LIMIT))?;
     connection.write_all(format!("{line}\n").as_bytes())?;
@@ -323,16 +324,17 @@ pub fn ask_over(mut connection: TcpStream, line: &str) -> std::io::Result<String
     Ok(answer.trim_end().to_owned())
 }
 
-/// A request that is under way: the server has accepted it when this returns. Its answer comes with the end of the thread.
+/// A request in progress: the server has accepted it when this returns. The thread returns its answer.
 pub fn ask_meanwhile(address: SocketAddr, line: &str) -> std::thread::JoinHandle<std::io::Result<String>> {
     let (connection, line) = (TcpStream::connect(address).unwrap(), line.to_owned());
     let asked = std::thread::spawn(move || ask_over(connection, &line));
-    // Connections are accepted in their order.
+    // Connections are accepted in order.
     version(address);
     asked
 }
 
-/// Whether the kernel accepts a request and no process answers it for 1.5 s. On a busy machine, too, an answer takes less.
+/// Whether the kernel accepts a request and no process answers it for 1.5 s. Even on a busy machine, an answer takes
+/// less time.
 pub fn is_dark(address: SocketAddr) -> bool {
     let mut connection = TcpStream::connect(address).unwrap();
     connection.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
@@ -359,7 +361,7 @@ impl SmallDisk {
         Self(path.to_owned())
     }
 
-    /// Until not a byte is free.
+    /// Fills the disk to the last byte.
     pub fn fill(&self) {
         std::fs::write(self.0.join("fill"), vec![0; 1 << 20]).unwrap_err();
     }

@@ -1,8 +1,7 @@
 //! Addresses for tests.
 //!
-//! A listener that this process opens is closed only when the last process has closed it, and a process that another test starts
-//! meanwhile has a copy until it executes its own program. So no port is tried out by a bind, and who needs an address to be free again
-//! waits for that.
+//! A listener of this process ends only when the last process has closed it. A child of another test holds a copy until
+//! it executes its own program. So no port is tested by a bind, and tests wait until an address is free again.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -13,14 +12,14 @@ use super::wait_for;
 /// The state of a listener in `/proc/net/tcp`, in hexadecimal.
 const LISTEN: &str = "0A";
 
-/// An address that nobody listens on now, and that no other test of this program is given. Its port is free for datagrams and at all
-/// addresses, too.
+/// An address without a listener, reserved for one test of this program. Its port is also free for datagrams and at all
+/// addresses.
 ///
-/// The port is none of those that the kernel gives to whoever asks for any: a client could have it before it is used.
+/// The port is outside the range of ephemeral ports, because a client could get one of those first.
 pub fn free_address() -> SocketAddr {
     const PORTS: std::ops::Range<usize> = 10_000..30_000;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    // Test programs that run at the same time begin at different places.
+    // Test programs that run at the same time begin at different ports.
     let begin = std::process::id() as usize * 7919;
     let ports = std::iter::repeat_with(|| begin + NEXT.fetch_add(1, Ordering::Relaxed));
     let addresses =
@@ -31,7 +30,7 @@ pub fn free_address() -> SocketAddr {
     addresses.map(SocketAddr::from).find(is_free).expect("a free port")
 }
 
-/// Closes a listener, and waits until no process has it any more.
+/// Closes a listener, and waits until no process has it.
 pub fn close(listener: TcpListener) {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -41,7 +40,7 @@ pub fn close(listener: TcpListener) {
 
 /// The states of the sockets at this port.
 fn states(table: &str, port: u16) -> Vec<String> {
-    // A kernel without IPv6 has no table of it.
+    // A kernel without IPv6 has no such table.
     let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
     let local = format!(":{port:04X}");
     let lines = text.lines().skip(1).map(|line| line.split_ascii_whitespace().skip(1).collect::<Vec<_>>());

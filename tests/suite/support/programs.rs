@@ -1,7 +1,7 @@
-//! Programs that tests put somewhere to be executed.
+//! Executable programs for tests.
 //!
-//! Another process writes them. A file that is open for writing cannot be executed, and a process that another test starts meanwhile has,
-//! until it executes its own program, whatever is open in this one.
+//! Another process writes them. A file that is open for writing cannot be executed, and a child of another test holds
+//! every open descriptor of this process until it executes its own program.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Makes a file that was just written one that can be executed.
+/// Makes a newly written file executable.
 pub fn executable(path: &Path) {
     let script = r#"cp -- "$1" "$1.copy" && chmod 755 "$1.copy" && mv -- "$1.copy" "$1""#;
     shell(script, &[path.as_os_str()], b"");
 }
 
-/// A file that can be executed, with this content.
+/// Writes an executable file with this content.
 pub fn write_program(path: &Path, image: &[u8]) {
     shell(r#"cat > "$1" && chmod 755 "$1""#, &[path.as_os_str()], image);
 }
@@ -35,14 +35,14 @@ fn shell(script: &str, args: &[&OsStr], input: &[u8]) {
     written.unwrap();
 }
 
-/// An example of this package, without what is for the debugger. That is most of it, and each release is a copy.
+/// An example of this package without debug information, which is the largest part. Each release is a copy.
 pub fn image_of(name: &str) -> Arc<Vec<u8>> {
     static IMAGES: Mutex<BTreeMap<String, Arc<Vec<u8>>>> = Mutex::new(BTreeMap::new());
     let mut images = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
     let image = images.entry(name.to_owned()).or_insert_with(|| {
         let (program, dir) = (example(name), tempfile::tempdir().unwrap());
         let stripped = dir.path().join(name);
-        // It comes with the linker. Without it, all of it is copied.
+        // `strip` comes with the linker. Without it, the whole file is copied.
         let is_done = Command::new("strip").arg("-o").arg(&stripped).arg(&program).status();
         let image = if is_done.is_ok_and(|status| status.success()) { stripped } else { program };
         Arc::new(std::fs::read(image).unwrap())
@@ -50,13 +50,14 @@ pub fn image_of(name: &str) -> Arc<Vec<u8>> {
     image.clone()
 }
 
-/// An example of this package. `cargo test` builds it; `cargo test --test suite` alone does not, so it is built here.
+/// An example of this package. `cargo test` builds it; `cargo test --test suite` alone does not, so this function
+/// builds it.
 fn example(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         build.args(["build", "--quiet", "--examples"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        // Whoever has crash points was built with all packages, and has their features. Other features would be another build.
+        // A build with crash points includes all packages and their features. Other features would need another build.
         if cfg!(feature = "crash-points") {
             build.arg("--workspace");
         }

@@ -1,4 +1,4 @@
-//! Servers that answer from the address at which they were asked, as name servers do on machines with several.
+//! Servers that answer from the address of the question, as name servers on machines with several addresses do.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use handoff::control::api::{Ending, Request};
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::{LIMIT, Rig, executable, free_address, service, wait_for};
 
-/// It asks for the destination of each datagram after its bind, and leaves without one what has none.
+/// After its bind it requests the destination of each datagram. It does not answer a datagram without one.
 const SERVER: &str = r#"#!/usr/bin/python3
 import signal, socket, struct, sys
 VERSION, IP_PKTINFO = b"@VERSION", 8
@@ -35,7 +35,7 @@ while not leaving:
     busy = False
 "#;
 
-/// More answers the kernel does not keep for a client that a busy machine lets wait.
+/// The kernel does not keep more answers for a client that waits on a busy machine.
 const UNDER_WAY_MAX: u32 = 200;
 
 #[test]
@@ -61,7 +61,7 @@ fn a_server_that_asks_for_the_destination_loses_none_of_a_thousand_a_second() {
     client.connect(address).unwrap();
     let under_way = || asked.load(Ordering::Relaxed) - heard.load(Ordering::Relaxed);
     std::thread::scope(|scope| {
-        let (all_asked, at_end) = (SetOnDrop(&over), SetOnDrop(&stop));
+        let (all_asked, at_end) = (AtEnd(&over), AtEnd(&stop));
         let asking = scope.spawn(|| {
             let begun = Instant::now();
             for turn in 1_u64.. {

@@ -1,4 +1,4 @@
-//! Datagrams that an upgrade loses are counted, and told where it is asked for.
+//! An upgrade counts the datagrams that it loses, and every report has the number.
 
 use std::net::UdpSocket;
 
@@ -6,7 +6,7 @@ use handoff::control::api::{Ending, Outcome, Request};
 
 use crate::support::{Rig, executable, free_address, service, wait_for};
 
-/// It reads nothing, or not before the file of its first argument is there.
+/// Never reads (`deaf`), or waits for the file of its second argument before it binds (`late`).
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, select, signal, socket, sys
 port, gate, log = sys.argv[1:4]
@@ -23,12 +23,12 @@ while True:
     s.recvfrom(100)
 "#;
 
-struct ServedClient {
+struct Served {
     rig: Rig,
     client: UdpSocket,
 }
 
-impl ServedClient {
+impl Served {
     fn start(mode: &str, version: &str) -> Self {
         let (rig, address) = (Rig::new(), free_address());
         let served = Self { rig, client: UdpSocket::bind("127.0.0.1:0").unwrap() };
@@ -53,8 +53,8 @@ impl ServedClient {
         path
     }
 
-    /// The answer, the status and the history say the same.
-    fn is_told(&self, outcome: &Outcome) {
+    /// Checks that the answer, the status and the history report the same.
+    fn is_reported(&self, outcome: &Outcome) {
         let lost = outcome.lost_datagrams;
         assert_eq!(self.rig.status("s").last_handoff.unwrap().lost_datagrams, lost);
         let printed = |args: &[&str]| {
@@ -69,23 +69,23 @@ impl ServedClient {
 }
 
 #[test]
-fn what_an_old_process_has_not_read_is_told() {
-    let served = ServedClient::start("overlap", "deaf");
+fn what_an_old_process_has_not_read_is_reported() {
+    let served = Served::start("overlap", "deaf");
     for _ in 0..7 {
         served.client.send(b"x").unwrap();
     }
     let outcome = served.rig.upgrade("s", &served.release("1")).unwrap();
     assert_eq!((outcome.outcome, outcome.lost_datagrams), (Ending::Committed, 7), "{outcome:?}");
-    served.is_told(&outcome);
+    served.is_reported(&outcome);
     let outcome = served.rig.upgrade("s", &served.release("2")).unwrap();
     assert_eq!((outcome.outcome, outcome.lost_datagrams), (Ending::Committed, 0), "{outcome:?}");
 }
 
-/// More than its receive buffer holds comes to an address that nobody reads.
+/// The client sends more than the receive buffer holds, while no process reads.
 #[test]
-fn what_finds_no_room_while_nobody_reads_is_told() {
+fn what_finds_no_room_while_no_process_reads_is_reported() {
     const SENT: u64 = 3_000;
-    let served = ServedClient::start("exclusive", "0");
+    let served = Served::start("exclusive", "0");
     let late = served.release("late");
     let outcome = std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| served.rig.upgrade("s", &late).unwrap());
@@ -99,5 +99,5 @@ fn what_finds_no_room_while_nobody_reads_is_told() {
     });
     assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
     assert!((1..SENT).contains(&outcome.lost_datagrams), "{outcome:?}");
-    served.is_told(&outcome);
+    served.is_reported(&outcome);
 }

@@ -1,4 +1,4 @@
-//! Services that take datagrams, upgraded by the real daemon under clients that count what is not answered.
+//! Services with datagrams, upgraded by the real daemon, and clients that count missing answers.
 
 mod python;
 
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::{LIMIT, Rig, free_address, kill, pause, service, signal, version, wait_for};
 use handoff::control::api::{Ending, Request};
 use handoff::sys::process::Signal;
@@ -24,7 +24,7 @@ const ALL: [(&str, &str); 6] = [
 mod destination;
 mod lost;
 
-/// A service `s` that takes datagrams.
+/// A service `s` with datagrams.
 struct Service {
     rig: Rig,
     address: SocketAddr,
@@ -36,7 +36,7 @@ impl Service {
         Self::serve_also(adapter, mode, None)
     }
 
-    /// `tcp` is an address where it listens as well.
+    /// `tcp` is an additional address.
     fn serve_also(adapter: &str, mode: &str, tcp: Option<SocketAddr>) -> Self {
         let (rig, address) = (Rig::new(), free_address());
         let program = if adapter == "handoff" { "testee" } else { "plain" };
@@ -48,7 +48,7 @@ impl Service {
                 .collect(),
         };
         let notify = if adapter == "listen-fds" { "notify = true\n" } else { "" };
-        // Behind `main`, as programs get them in the order of their names.
+        // After `main`, because programs get their listeners in the order of their names.
         let tcp = tcp.map(|tcp| format!("web = \"{tcp}\"\n")).unwrap_or_default();
         let text = format!(
             "binary = {:?}\nargs = {args:?}\nadapter = {adapter:?}\nmode = {mode:?}\nautostart = false\nstore = false\n\
@@ -69,7 +69,7 @@ impl Service {
         assert_eq!(outcome.outcome, Ending::Committed, "{outcome:?}");
     }
 
-    /// The version that answers, `None` if nobody does for a time.
+    /// The version that answers. `None` if no answer comes within the limit.
     fn asked(&self, limit: Duration) -> Option<String> {
         let client = Client::new(self.address, limit);
         client.ask("x").map(|answer| answer.split(' ').next().unwrap_or_default().to_owned())
@@ -79,12 +79,12 @@ impl Service {
         self.asked(LIMIT).expect("an answer")
     }
 
-    /// Asks all the time, until `work` is done. Every question must be answered. Gives how many there were.
+    /// Sends questions until `work` is done. Every question must be answered. Returns their number.
     fn asking<T>(&self, work: impl FnOnce() -> T) -> (T, usize) {
         let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| self.ask_until(&stop, &count))).collect();
-            let at_end = SetOnDrop(&stop);
+            let at_end = AtEnd(&stop);
             let done = work();
             drop(at_end);
             let lost: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
@@ -115,7 +115,7 @@ impl Client {
         Self(socket)
     }
 
-    /// The answer to this question, and no other.
+    /// The answer to this question, and to no other.
     fn ask(&self, question: &str) -> Option<String> {
         self.0.send(question.as_bytes()).ok()?;
         let mut answer = [0; 1500];
@@ -128,7 +128,7 @@ impl Client {
 
 #[test]
 fn no_datagram_is_lost_by_twenty_upgrades() {
-    // Most of the time a process that was replaced is given time for its answers.
+    // Most of the time is grace for answers of replaced processes.
     std::thread::scope(|scope| {
         for (adapter, mode) in ALL {
             scope.spawn(move || upgrade_twenty_times(adapter, mode));
@@ -162,16 +162,16 @@ fn a_bad_version_rolls_back_and_no_datagram_is_lost() {
     }
 }
 
-/// Nobody sees whether what was read is answered, but everybody sees that a program is busy.
+/// The supervisor does not see whether a read datagram is answered, but it sees that a program is busy.
 #[test]
 fn a_program_that_is_busy_is_given_time_for_its_answer() {
     for adapter in ["listen-fds", "inject"] {
         let service = Service::serve(adapter, "exclusive");
         assert_eq!(service.version(), "0");
         std::thread::scope(|scope| {
-            // Longer than a program has that is not busy, and much shorter than one that is.
+            // Longer than the grace for an idle program, and much shorter than that for a busy one.
             let answer = scope.spawn(|| Client::new(service.address, LIMIT).ask("busy 300"));
-            // Whether it comes before the question or after it: nothing is lost.
+            // The upgrade may come before or after the question. Neither loses anything.
             service.upgrade("1");
             assert!(answer.join().unwrap().is_some(), "{adapter}");
         });
@@ -194,10 +194,10 @@ fn another_daemon_adopts_it_and_no_datagram_is_lost() {
                     pause();
                 }
             });
-            let at_end = SetOnDrop(&stop);
+            let at_end = AtEnd(&stop);
             for (round, version) in ["1", "2"].into_iter().enumerate() {
                 let mut daemon = service.rig.daemon.take().unwrap();
-                // In the second round the keeper dies with it, and the process has what there is.
+                // In the second round the keeper dies as well, and only the process holds the descriptors.
                 let keeper = (round == 1).then(|| keeper(&service.rig));
                 daemon.kill().unwrap();
                 daemon.wait().unwrap();
@@ -236,7 +236,7 @@ fn datagrams_wait_for_the_next_process_after_a_crash() {
                 answer.split(' ').nth(1).unwrap().parse().unwrap()
             }
         };
-        // Until its last thread has run once more, it may take the datagram with it.
+        // Until its last thread has run again, the killed process may take the datagram with it.
         kill(victim);
         assert!(Client::new(service.address, LIMIT).ask("x").is_some(), "{adapter} {mode}");
     }

@@ -1,4 +1,4 @@
-//! Servers that cannot answer at once, or that connect a socket to each client.
+//! Servers that cannot answer immediately, or that connect a socket to each client.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use handoff::control::api::{Ending, Request};
 
-use crate::support::at_end::SetOnDrop;
+use crate::support::at_end::AtEnd;
 use crate::support::{LIMIT, Rig, copy_program, free_address, service, wait_for};
 
-/// It answers each datagram after 0.4 s, in which it does nothing: as one that has to ask another server.
+/// Answers each datagram after 0.4 s, and is idle meanwhile, as a server that asks another server.
 const FORWARDER: &str = r#"
 import socket, sys, threading
 from time import sleep as ask_the_other
@@ -25,7 +25,7 @@ while True:
     threading.Thread(target=answer, args=server.recvfrom(1500)).start()
 "#;
 
-/// It connects a socket to each client, which it answers with its pid until the client says `end`.
+/// Connects a socket to each client. It answers with its pid until the client sends `end`.
 const CONNECTING: &str = r#"
 import os, socket, sys, threading
 port = int(sys.argv[1].split(":")[1])
@@ -66,7 +66,7 @@ impl Server {
         Self { rig, port }
     }
 
-    /// To another copy of the same program.
+    /// Upgrades to another copy of the same program.
     fn upgrade(&self) {
         let copy = self.rig.path("python3");
         copy_program("/usr/bin/python3", &copy);
@@ -100,7 +100,7 @@ fn a_server_that_asks_others_has_as_long_for_its_answers_as_the_service_file_say
         let asking = scope.spawn(|| {
             let until = Instant::now() + LIMIT;
             while !stop.load(Ordering::Relaxed) && Instant::now() < until {
-                // More answers the kernel does not keep for a client that a busy machine lets wait.
+                // The kernel does not keep more answers for a client that waits on a busy machine.
                 if asked.load(Ordering::Relaxed) - heard.load(Ordering::Relaxed) < 200 {
                     let number = asked.fetch_add(1, Ordering::Relaxed);
                     client.send(&(number as u32).to_ne_bytes()).unwrap();
@@ -109,10 +109,10 @@ fn a_server_that_asks_others_has_as_long_for_its_answers_as_the_service_file_say
             }
         });
         scope.spawn(|| {
-            let _at_end = SetOnDrop(&stop);
+            let _at_end = AtEnd(&stop);
             server.upgrade();
         });
-        // Meanwhile: the kernel does not keep all of them for a client that does not read.
+        // The client reads during the upgrade, because the kernel does not keep all answers for it.
         let (mut answered, mut last, mut number) = (BTreeSet::new(), Instant::now(), [0; 4]);
         while !asking.is_finished() || answered.len() < asked.load(Ordering::Relaxed) {
             match client.recv(&mut number) {
@@ -136,7 +136,7 @@ fn a_client_with_a_socket_of_its_own_stays_with_the_old_process_until_it_ends() 
     let old = ask(&client, b"x");
     assert_eq!(ask(&client, b"x"), old);
     std::thread::scope(|scope| {
-        // It ends when the old process has left.
+        // The upgrade ends when the old process has left.
         let upgrade = scope.spawn(|| server.upgrade());
         wait_for("the new process to get new clients", || {
             let other = server.client();
@@ -144,7 +144,7 @@ fn a_client_with_a_socket_of_its_own_stays_with_the_old_process_until_it_ends() 
             other.send(b"end").unwrap();
             (answered_by != old).then_some(())
         });
-        // For longer than a process has for its answers.
+        // Longer than the grace for answers.
         for _ in 0..20 {
             assert_eq!(ask(&client, b"x"), old);
             std::thread::sleep(Duration::from_millis(100));
@@ -152,7 +152,10 @@ fn a_client_with_a_socket_of_its_own_stays_with_the_old_process_until_it_ends() 
         let ended_at = Instant::now();
         client.send(b"end").unwrap();
         upgrade.join().unwrap();
-        assert!(ended_at.elapsed() < Duration::from_secs(15), "it was not waited for the end of its grace");
+        assert!(
+            ended_at.elapsed() < Duration::from_secs(15),
+            "the upgrade does not wait for the whole grace"
+        );
     });
     let left = std::path::Path::new(&format!("/proc/{old}")).exists();
     assert!(!left, "the old process has left");

@@ -1,4 +1,4 @@
-//! A version that is put at a watched path, as a download tool would, and everything that should not be taken for one.
+//! A version at a watched path, as from a download tool, and files that must not count as one.
 
 use std::fs;
 use std::io::Write;
@@ -27,7 +27,7 @@ fn target(rig: &Rig) -> PathBuf {
     rig.path("incoming/s")
 }
 
-/// Puts a release there as a tool does it that knows what it does.
+/// Puts a release there as a correct tool does.
 fn put(rig: &Rig, version: &str, fault: &str) {
     let beside = rig.path("incoming/.part");
     copy_program(rig.release(version, fault), &beside);
@@ -45,7 +45,7 @@ fn history(rig: &Rig) -> Vec<Entry> {
     }
 }
 
-/// Waits until the problem has these words.
+/// Waits until the problem contains these words. Returns it.
 fn problem(rig: &Rig, words: &str) -> String {
     wait_for(words, || rig.status("s").problem.filter(|problem| problem.contains(words)))
 }
@@ -54,7 +54,7 @@ fn logged(rig: &Rig, words: &str) {
     wait_for(words, || rig.daemon_log().contains(words).then_some(()));
 }
 
-/// The time in which a file that is to be left alone would have been taken.
+/// Waits for longer than the daemon would need to take a file.
 fn past_settling() {
     std::thread::park_timeout(4 * SETTLE);
 }
@@ -72,13 +72,17 @@ fn what_is_moved_in_runs_and_the_same_content_does_so_once() {
     put(&rig, "3", "");
     becomes(address, "3");
     put(&rig, "2", "");
-    wait_for("the second", || (rig.daemon_log().matches("was seen before").count() == 2).then_some(()));
+    wait_for("the second log line", || {
+        (rig.daemon_log().matches("was seen before").count() == 2).then_some(())
+    });
     assert_eq!(version(address), "3");
-    // The next daemon looks at once, and knows it.
+    // The next daemon checks the file immediately, and knows it.
     rig.stop_daemon().unwrap();
     rig.start_daemon();
     rig.call(Request::Start(service("s"))).unwrap();
-    wait_for("the third", || (rig.daemon_log().matches("was seen before").count() == 3).then_some(()));
+    wait_for("the third log line", || {
+        (rig.daemon_log().matches("was seen before").count() == 3).then_some(())
+    });
     assert_eq!(history(&rig).iter().filter(|entry| entry.outcome == Ending::Committed).count(), 2);
 }
 
@@ -107,7 +111,9 @@ fn one_that_was_rolled_back_is_not_tried_again() {
     rig.stop_daemon().unwrap();
     rig.start_daemon();
     rig.call(Request::Start(service("s"))).unwrap();
-    wait_for("the second", || (rig.daemon_log().matches("was seen before").count() == 2).then_some(()));
+    wait_for("the second log line", || {
+        (rig.daemon_log().matches("was seen before").count() == 2).then_some(())
+    });
     assert_eq!(history(&rig).iter().filter(|entry| entry.outcome == Ending::RolledBack).count(), 1);
     assert_eq!(version(address), "1");
     put(&rig, "3", "");
@@ -136,7 +142,7 @@ fn what_a_stranger_could_have_put_there_is_refused() {
     fs::remove_file(target(&rig)).unwrap();
     fs::create_dir(target(&rig)).unwrap();
     fs::remove_dir(target(&rig)).unwrap();
-    // Only root can give a file away.
+    // Only root can change the owner of a file.
     if effective_user() == 0 {
         let beside = rig.path("incoming/.part");
         fs::copy(&release, &beside).unwrap();
@@ -145,14 +151,14 @@ fn what_a_stranger_could_have_put_there_is_refused() {
         problem(&rig, "belongs to user 12345");
     }
     assert_eq!(version(address), "1");
-    // A link that is right is followed.
+    // A valid link is followed.
     let _ = fs::remove_file(target(&rig));
     symlink(&release, target(&rig)).unwrap();
     becomes(address, "2");
 }
 
 #[test]
-fn what_cannot_be_run_is_refused_and_told() {
+fn what_cannot_be_run_is_refused_and_reported() {
     let (rig, address) = watching();
     let beside = rig.path("incoming/.part");
     fs::write(&beside, "this is a text").unwrap();

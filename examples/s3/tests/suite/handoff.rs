@@ -137,7 +137,7 @@ async fn a_drain_lets_a_slow_upload_finish_and_still_accepts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_keep_alive_are_told_and_idle_ones_are_closed_in_order() {
+async fn kept_connections_get_a_close_and_idle_ones_end_in_order() {
     let (_dir, mut server, s3) = serve().await;
     let (mut active, mut idle, mut silent) = (s3.connect().await, s3.connect().await, s3.connect().await);
     assert!(!exchange(&mut active, &(s3.put("a", 1) + "x")).await.is_last());
@@ -163,7 +163,7 @@ async fn clients_that_keep_alive_are_told_and_idle_ones_are_closed_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_connects_while_sealed_is_served_after_the_resume() {
+async fn a_client_that_connects_while_sealed_is_served_after_the_resume() {
     let (_dir, mut server, s3) = serve().await;
     for round in 0..5 {
         server.drain(pending()).await;

@@ -13,7 +13,7 @@ VERSION, FAULT = "0", ""
 
 
 async def fault(point):
-    """What this release does wrong at a point."""
+    """Executes the fault of this release at a point."""
     if FAULT == f"kill-{point}":
         os.kill(os.getpid(), signal.SIGKILL)
     if FAULT == f"fail-{point}":
@@ -25,7 +25,7 @@ async def fault(point):
 
 
 def handed(point):
-    """What this release hands over at a point, as a format and a content."""
+    """The state that this release hands over at a point: its format and content."""
     length = int(FAULT[6:]) if FAULT.startswith("hands-") else None
     if length is None:
         return None
@@ -37,7 +37,7 @@ def content(length):
 
 
 def in_words(state):
-    """What a client is told of what was handed over."""
+    """A description of the received state, for clients."""
     if state is None:
         return "none"
     soundness = "sound" if state.content in (b"early", content(len(state.content))) else "damaged"

@@ -7,7 +7,7 @@ const { HttpHandlers, start } = await import(process.env.HANDOFF_CLIENT);
 
 const [VERSION, FAULT] = ["0", ""];
 
-/** What this release does wrong at a point. */
+/** Executes the fault of this release at a point. */
 async function fault(point) {
   if (FAULT === `kill-${point}`) process.kill(process.pid, "SIGKILL");
   if (FAULT === `fail-${point}`) throw new Error(`this release fails in ${point}`);
@@ -16,7 +16,7 @@ async function fault(point) {
   if (FAULT === `slow-${point}`) await new Promise((resolve) => setTimeout(resolve, 3000));
 }
 
-/** What this release hands over at a point. */
+/** Hands over state at a point, if this release does so. */
 function handOver(point) {
   if (!FAULT.startsWith("hands-")) return;
   if (point === "drain") service.handOver(1, "early");
@@ -27,7 +27,7 @@ function content(length) {
   return Buffer.alloc(length, "handed over ");
 }
 
-/** What a client is told of what was handed over. */
+/** A description of the received state, for clients. */
 let taken = "none";
 
 class Handlers extends HttpHandlers {

@@ -105,7 +105,7 @@ const REFUSED: &str = "refused";
 /// Extension of the file with the requests for which a drain waits.
 const DRAINS: &str = "drains";
 /// Extension of the file that says how the main process has ended, while others of the program are still ending.
-const OVER: &str = "over";
+const MAIN_EXIT: &str = "over";
 /// Maximum number of bytes to read of these.
 const TEXT_MAX_BYTES: u64 = 4096;
 
@@ -125,8 +125,8 @@ pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
 }
 
 /// How the main process of a shim's program has ended, if others of it are still ending, a clause.
-pub(crate) fn is_over(own_path: &Path) -> Option<String> {
-    read_text(&own_path.with_extension(OVER))
+pub(crate) fn main_exit(own_path: &Path) -> Option<String> {
+    read_text(&own_path.with_extension(MAIN_EXIT))
 }
 
 fn read_text(path: &Path) -> Option<String> {

@@ -156,7 +156,7 @@ impl Program {
         known.life.step(LifeEvent::Started(started.pid));
         self.note_pid(started.pid);
         // Remove the message about an earlier program.
-        for extension in [super::REFUSED, super::OVER] {
+        for extension in [super::REFUSED, super::MAIN_EXIT] {
             let _ = fs::remove_file(self.config.own_path.with_extension(extension));
         }
         self.changed.notify_all();
@@ -311,7 +311,7 @@ impl Program {
         if let (LifeEvent::Exited(pid, exit), LifeState::Leaving { wanted: false, .. }) = (event, after)
             && before.main() == Some(pid)
         {
-            self.note_over(pid, exit);
+            self.note_main_exit(pid, exit);
         }
         if let (LifeEvent::Exited(_, exit), LifeState::Daemonised { serves: true }) = (event, after) {
             self.look_whether_served(exit);
@@ -328,9 +328,9 @@ impl Program {
     }
 
     /// Reports the end of the main process: the rest of the program may take its time to end.
-    fn note_over(&self, pid: u32, exit: Option<Exit>) {
+    fn note_main_exit(&self, pid: u32, exit: Option<Exit>) {
         let how = exit.map_or_else(|| "has ended".to_owned(), |exit| exit.to_string());
-        let path = self.config.own_path.with_extension(super::OVER);
+        let path = self.config.own_path.with_extension(super::MAIN_EXIT);
         if let Err(error) = fs::write(&path, format!("process {pid} {how}")) {
             log_line!("cannot write {}: {error}", path.display());
         }
@@ -342,8 +342,8 @@ impl Program {
             let _ = fs::remove_file(notify_path(&self.config.own_path));
             let trace = self.trace_path();
             FirstProcess::forget(&self.config.lock_path().with_extension(FIRST), &trace);
-            use super::{DRAINS, LEFT, OVER, PID, REFUSED, SIDE, TRACE, WAITS};
-            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, OVER, TRACE] {
+            use super::{DRAINS, LEFT, MAIN_EXIT, PID, REFUSED, SIDE, TRACE, WAITS};
+            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, MAIN_EXIT, TRACE] {
                 let _ = fs::remove_file(self.config.own_path.with_extension(extension));
             }
         }

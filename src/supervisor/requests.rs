@@ -363,7 +363,7 @@ impl Service {
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
             // Its process ended a moment ago, or its main process did.
-            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_over().is_some() => {
+            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_main_exit().is_some() => {
                 api::State::Starting
             }
             (Phase::Serving, _) => api::State::Serving,
@@ -416,7 +416,7 @@ impl Service {
     /// What the user should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self
-            .shown_over()
+            .shown_main_exit()
             .or_else(|| self.shown_lock_conflict())
             .or_else(|| self.shown_wait())
             .or_else(|| self.problem_text())

@@ -238,7 +238,7 @@ impl Service {
 
     /// A sentence for the user about listeners that the program has left.
     pub(in crate::supervisor) fn left_listeners_sentence(&self) -> Option<String> {
-        let left = match self.machine.phase() == Phase::Serving && self.incumbent_over().is_none() {
+        let left = match self.machine.phase() == Phase::Serving && self.incumbent_main_exit().is_none() {
             true => self.left_listeners(),
             false => BTreeSet::new(),
         };
@@ -324,7 +324,7 @@ impl Service {
             let at = self.config.listeners.iter().position(|known| known.name == listener.name);
             waiting.contains(&listener.address) && at.is_some_and(|at| left.received.contains(&at))
         };
-        let over = self.incumbent_over();
+        let over = self.incumbent_main_exit();
         let is_early = over.is_none() && left.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_PAUSE);
         if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;

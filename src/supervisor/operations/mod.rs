@@ -102,12 +102,12 @@ impl Operations {
     }
 
     /// Records an operation that an earlier daemon had committed, and that may be undone.
-    pub(in crate::supervisor) fn was_committed_before(&mut self, entry: Entry) {
+    pub(in crate::supervisor) fn keep_committed_entry(&mut self, entry: Entry) {
         self.committed_before = Some(entry);
     }
 
     /// That operation, once.
-    pub(in crate::supervisor) fn take_committed_before(&mut self) -> Option<Entry> {
+    pub(in crate::supervisor) fn take_committed_entry(&mut self) -> Option<Entry> {
         self.committed_before.take()
     }
 

@@ -311,7 +311,7 @@ impl Service {
                 ended.phases = Vec::new();
                 ended.took_us = at_unix_ms.saturating_sub(ended.at).saturating_mul(1_000);
                 ended.generation = generation;
-                self.operations.was_committed_before(ended.clone());
+                self.operations.keep_committed_entry(ended.clone());
             }
             self.operations.recorder().append(ended);
         }
@@ -320,7 +320,7 @@ impl Service {
 
     /// Records that the recovery undoes an operation of an earlier daemon, which had committed it.
     pub(in crate::supervisor) fn record_undone(&mut self) {
-        let Some(entry) = self.operations.take_committed_before() else { return };
+        let Some(entry) = self.operations.take_committed_entry() else { return };
         let generation = self.journal.standing().generation().next();
         let reason = Some(LOST_UNDONE.to_owned());
         let undone = Entry { outcome: Ending::RolledBack, reason, generation, ..entry };

@@ -98,12 +98,12 @@ impl ListenerProvider for TestSlots {
 }
 
 #[derive(Default)]
-struct Heard {
+struct RecordedEvents {
     events: Mutex<Vec<InjectEvent>>,
     more: Condvar,
 }
 
-impl EventSink for Heard {
+impl EventSink for RecordedEvents {
     fn record(&self, event: InjectEvent) {
         self.events.lock().unwrap().push(event);
         self.more.notify_all();
@@ -116,7 +116,7 @@ struct Run {
     output: BufReader<PipeReader>,
     slots: Arc<TestSlots>,
     injector: Arc<Injector>,
-    heard: Arc<Heard>,
+    heard: Arc<RecordedEvents>,
     answering: Option<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -152,7 +152,7 @@ impl Run {
     ) -> Self {
         let started = start_by(handoff, Spec { seccomp: Some(Calls::Sockets), ..spec }).unwrap();
         let notify = started.notify.as_ref().unwrap().try_clone().unwrap();
-        let heard = Arc::new(Heard::default());
+        let heard = Arc::new(RecordedEvents::default());
         let injector = Arc::new(Injector::new(notify, slots.clone(), heard.clone(), parks));
         let answers = injector.clone();
         let answering = Some(std::thread::spawn(move || answers.run()));

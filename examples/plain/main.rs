@@ -94,7 +94,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         let server = Arc::clone(&server);
         std::thread::spawn(move || server.accept(listener));
     }
-    say_ready()?;
+    notify_ready()?;
     println!("plain {} serves", server.stamp.version);
     match server.stamp.fault.as_str() {
         "forks" => fork(&server, "sleep 1000; :"),
@@ -125,7 +125,7 @@ fn bind(address: &str) -> Result<OwnedFd, Box<dyn Error>> {
 }
 
 /// sd_notify(3), for a program that reports readiness.
-fn say_ready() -> Result<(), Box<dyn Error>> {
+fn notify_ready() -> Result<(), Box<dyn Error>> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,

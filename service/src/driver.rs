@@ -179,7 +179,7 @@ impl Driver {
                 adoption.is_alone(alone);
             }
             if ready.adoption {
-                self.look_for_adopters();
+                self.accept_adopters();
                 self.give_up_lost();
             }
         }
@@ -272,7 +272,7 @@ impl Driver {
         self.outbox.clear();
     }
 
-    fn look_for_adopters(&mut self) {
+    fn accept_adopters(&mut self) {
         while !self.ended
             && let Some(adopter) = self.adoption.as_mut().and_then(Adoption::next)
         {
@@ -308,7 +308,7 @@ impl Driver {
         let event = match input {
             Input::Version(version) => {
                 self.release = Some(version);
-                return self.tell_version();
+                return self.send_version();
             }
             Input::Started(data) => {
                 self.data = data;

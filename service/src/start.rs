@@ -71,7 +71,7 @@ fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Er
     crash_point!("library/successor/start.hello-sent");
     let received = recv_message::<ToService>(channel, UNAGREED);
     if let Err(WireError::Frame(FrameError::FdsLost)) = received {
-        return Err(tell_of_limit(channel, id));
+        return Err(report_limit(channel, id));
     }
     let (answered, message, fds) = received.map_err(wire_error)?.ok_or(Error::Closed)?;
     let ToService::Welcome(welcome) = message else {
@@ -88,7 +88,7 @@ fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Er
 
 /// Reports that listeners were lost because of the limit. `Welcome` was lost too, so this uses the version that a
 /// supervisor of the same age chooses.
-fn tell_of_limit(channel: &Channel, id: HandoffId) -> Error {
+fn report_limit(channel: &Channel, id: HandoffId) -> Error {
     let error = Error::TooFewFiles { limit: files_limit() };
     let unhealthy = FromService::Ready(Ready { healthy: false, reason: error.to_string() });
     // If this fails, the supervisor still sees the process end.

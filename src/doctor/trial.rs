@@ -153,7 +153,7 @@ impl<'a> TrialContext<'a> {
         let mut answer = answer?;
         if let TrialReply::Tried(tried) = &mut answer
             && tried.ended
-            && let Some(words) = last_words(&written)
+            && let Some(words) = last_output_line(&written)
         {
             tried.why.push_str(&format!("; its last words: {words}"));
         }
@@ -232,7 +232,7 @@ fn ends_within(pidfd: &OwnedFd, limit: Duration) -> bool {
 }
 
 /// The last line of a program's output.
-fn last_words(path: &Path) -> Option<String> {
+fn last_output_line(path: &Path) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = File::open(path).ok()?;
     let len = file.metadata().ok()?.len();

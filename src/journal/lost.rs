@@ -58,7 +58,7 @@ impl Journal {
     }
 
     /// Why the journal was rewritten: one clause, returned once. The caller reports it, and waits for the disk.
-    pub fn take_news(&mut self) -> Option<String> {
+    pub fn take_restoration(&mut self) -> Option<String> {
         self.restoration.take()
     }
 

@@ -76,7 +76,7 @@ impl Log {
     /// Appends complete lines, or counts them as lost. `lines` ends with a newline.
     pub(super) fn write(&mut self, mut lines: &[u8]) {
         crash_point!("keeper/log/before-write");
-        self.tell_of_lost_lines();
+        self.report_lost_lines();
         while !lines.is_empty() {
             match self.write_into_one_file(lines) {
                 Ok(stored) => lines = &lines[stored..],
@@ -86,7 +86,7 @@ impl Log {
     }
 
     /// Writes the number of missing lines, if there are any and the file is writable.
-    pub(super) fn tell_of_lost_lines(&mut self) {
+    pub(super) fn report_lost_lines(&mut self) {
         if self.unreported_lines == 0 {
             return;
         }

@@ -87,7 +87,7 @@ impl Pipe {
     /// Passes on a partial line as a line.
     pub(super) fn end(&mut self) {
         if self.begun.is_empty() {
-            return self.log.tell_of_lost_lines();
+            return self.log.report_lost_lines();
         }
         self.begun.push(b'\n');
         self.log.write(&self.begun);

@@ -97,7 +97,7 @@ impl Writer {
     }
 
     /// Writes the number of missing lines, if there are any and the file is writable.
-    pub(super) fn tell_of_lost_lines(&self) {
+    pub(super) fn report_lost_lines(&self) {
         let mut state = self.shared.lock();
         state.is_report_due = false;
         self.wait(state);
@@ -187,13 +187,13 @@ impl Shared {
             drop(state);
             let began = Instant::now();
             if lines.is_empty() {
-                log.tell_of_lost_lines();
+                log.report_lost_lines();
             } else {
                 log.write(&lines);
             }
             if lost_lines > 0 {
                 log.count_missing(lost_lines);
-                log.tell_of_lost_lines();
+                log.report_lost_lines();
             }
             state = self.lock();
             state.is_slow = began.elapsed() > SLOW_AFTER;

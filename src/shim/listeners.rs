@@ -18,14 +18,14 @@ use handoff_protocol::message::Mode;
 use sides::{STATE, read_state, write_state};
 pub(crate) use sides::{active_side, forget_sides, note_joined};
 
-use super::inject::copy_told;
+use super::inject::copy_datagram_information;
 use super::lost;
 use super::own;
 use super::shim_config::ShimConfig;
 use crate::config::ListenAddress;
 use crate::slots::{
     Access, Handshakes, ListenerPair, Pair, PairState, Side, SlotError, UnixPathTarget, drop_unread,
-    is_alive, lengthen_queue, mend_names, set_access, unread_bytes, waiting_at,
+    is_alive, lengthen_queue, restore_names, set_access, unread_bytes, waiting_at,
 };
 use crate::sys::descriptor::inode;
 
@@ -180,7 +180,7 @@ impl Listeners {
     /// Records the targets of unix socket paths before the program starts.
     pub(super) fn prepare_places(&self) {
         for ((_, listener), address) in self.current().into_iter().flatten().zip(&self.addresses) {
-            if let Err(error) = mend_names(address, &listener) {
+            if let Err(error) = restore_names(address, &listener) {
                 log_line!("{error}");
             }
         }
@@ -288,7 +288,7 @@ impl Listeners {
     }
 
     /// Reports datagrams lost since the switch because no program read them.
-    pub(super) fn tell_of_lost(&self) {
+    pub(super) fn report_lost(&self) {
         let ListenerSlots::Shared(shared) = &self.slots else { return };
         let mut shared = lock(shared);
         match shared.lost() {
@@ -401,7 +401,7 @@ impl SharedSlots {
     /// Datagrams that wait for the next program must carry the information that this one requested.
     fn prepare_resting(&self) {
         for (used, resting) in self.pair.iter().flat_map(|pair| pair.datagram_sockets(self.used)) {
-            if let Err(error) = copy_told(used, resting) {
+            if let Err(error) = copy_datagram_information(used, resting) {
                 log_line!("cannot prepare the socket for the datagrams that wait: {error}");
             }
         }

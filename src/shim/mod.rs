@@ -171,7 +171,7 @@ fn run() -> Result<(), String> {
     let mut starting = service::start().map_err(text)?;
     let program = Program::new(config.clone()).map_err(system)?;
     watch_for_the_end(&program).map_err(system)?;
-    end_when_told(terminate, &program).map_err(system)?;
+    end_on_request(terminate, &program).map_err(system)?;
     pass_signals_on(others, &program).map_err(system)?;
     let leaving = Arc::clone(&program);
     starting.before_exit(move || {
@@ -284,7 +284,7 @@ fn end_like(exit: Exit) -> ! {
 }
 
 /// SIGTERM is for the program: it ends in order, and the shim with it. A program that is held in its first bind is killed.
-fn end_when_told(terminate: std::os::fd::OwnedFd, program: &Arc<Program>) -> std::io::Result<()> {
+fn end_on_request(terminate: std::os::fd::OwnedFd, program: &Arc<Program>) -> std::io::Result<()> {
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-term".to_owned()).spawn(move || {
         while poll_one(&terminate, PollFlags::POLLIN, None).is_err() {}

@@ -245,7 +245,7 @@ impl Program {
     }
 
     /// Notifies it of the drain, if it is configured for that.
-    pub(super) fn tell_of_drain(&self) {
+    pub(super) fn signal_drain(&self) {
         if let Some(signal) = self.config.program.drain_signal {
             self.receivers().into_iter().for_each(|pid| send(pid, signal.signal()));
         }
@@ -314,7 +314,7 @@ impl Program {
             self.note_main_exit(pid, exit);
         }
         if let (LifeEvent::Exited(_, exit), LifeState::Daemonised { serves: true }) = (event, after) {
-            self.look_whether_served(exit);
+            self.check_served(exit);
         }
         for action in &actions {
             match action {

@@ -227,7 +227,7 @@ impl Runner {
         ready.unwrap_or(Ok(()))?;
         crash_point!("shim/{}/ready", self.role);
         self.listeners.lengthen_queues();
-        self.listeners.tell_of_lost();
+        self.listeners.report_lost();
         self.program.serves();
         Ok(())
     }
@@ -331,7 +331,7 @@ impl Server for Runner {
         self.role = "incumbent";
         self.listeners.update_order();
         self.refused = drain.is_refused();
-        self.program.tell_of_drain();
+        self.program.signal_drain();
         self.forget_waits();
         self.failed_stops = 0;
         let began = Instant::now();
@@ -353,7 +353,7 @@ impl Server for Runner {
                 return Ok(());
             }
             if drain.wait(DRAIN_TICK) {
-                self.tell_of_end();
+                self.report_end();
                 return Ok(());
             }
         }
@@ -375,7 +375,7 @@ impl Server for Runner {
         self.end(seal.grant().unwrap_or(self.config.stop_grace))?;
         // Late arrivals would wait forever.
         self.listeners.dismiss_left()?;
-        self.listeners.tell_of_lost();
+        self.listeners.report_lost();
         Ok(())
     }
 

@@ -48,7 +48,7 @@ pub use pair::{ListenerPair, Pair, PairState, Side};
 pub use probe::{ProbeRoute, ProbeTarget};
 use socket::open;
 pub use socket::{
-    UnixPathTarget, check_free, drop_unread, dropped_at, is_alive, lengthen_queue, mend_names, set_access,
+    UnixPathTarget, check_free, drop_unread, dropped_at, is_alive, lengthen_queue, restore_names, set_access,
     slot_by_name, stop_listening, unread_bytes, waiting_at, watched_name,
 };
 use steering_program::{ProbeRule, QuicAffinity, ShareRule, ShareSelection, SteeringProgram};

@@ -134,7 +134,7 @@ pub fn watched_name(address: &ListenAddress, slot: SlotId) -> Option<PathBuf> {
 }
 
 /// Restores the names of a unix listener. A program may have removed them, and may fail if it cannot remove them again.
-pub fn mend_names(address: &ListenAddress, listener: &OwnedFd) -> Result<(), SlotError> {
+pub fn restore_names(address: &ListenAddress, listener: &OwnedFd) -> Result<(), SlotError> {
     match (address, slot_by_name(listener)) {
         (ListenAddress::Unix(path), Some(slot)) => unix::restore_names(path, slot),
         _ => Ok(()),

@@ -187,7 +187,7 @@ impl Store {
     }
 
     /// Records the version text reported by a process. Blocks, but does not sync.
-    pub fn note_told(&self, id: &Id, version: &str) -> Result<(), Error> {
+    pub fn note_reported_version(&self, id: &Id, version: &str) -> Result<(), Error> {
         let told =
             |usage: &mut UsageRecord| usage.told.replace(version.to_owned()).as_deref() != Some(version);
         self.change(id, told).map(|_| ())

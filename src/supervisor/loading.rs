@@ -236,7 +236,7 @@ impl Daemon {
             let taken_over = service.take_over_left(wanted);
             // A damaged journal does not say which binary is to run.
             if !taken_over && has_file && wanted && !service.journal.is_damaged() {
-                service.start_when_brought_in();
+                service.start_when_imported();
             }
             taken_over
         });
@@ -308,14 +308,14 @@ impl Daemon {
         loop {
             match look().await {
                 Ok(found) => return found,
-                Err(error) => self.tell_of_late(name, &error),
+                Err(error) => self.report_late(name, &error),
             }
             sleep(RETRY_PAUSE).await;
         }
     }
 
     /// Notes what keeps a service from being taken in.
-    fn tell_of_late(&self, name: &ServiceName, error: &io::Error) {
+    fn report_late(&self, name: &ServiceName, error: &io::Error) {
         tracing::debug!(service = %name, %error, "its state cannot be looked at; trying again in {RETRY_PAUSE:?}");
         if let Some(cause) = self.not_taken_in.borrow_mut().get_mut(name) {
             *cause = error.to_string();

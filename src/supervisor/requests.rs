@@ -158,7 +158,7 @@ impl Daemon {
         handle.compacted().await;
         match handle.phase() {
             Phase::Stopped => return self.start(name, asked, progress).await,
-            Phase::Backoff => bring_first_again(&handle, config.clone()).await?,
+            Phase::Backoff => import_first_again(&handle, config.clone()).await?,
             _ => {}
         }
         check_running(&handle, &config).await?;
@@ -237,14 +237,14 @@ async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), E
             Ok::<_, Error>(())
         })?;
     } else if phase == Phase::Backoff {
-        bring_first_again(handle, config).await?;
+        import_first_again(handle, config).await?;
     }
     Ok(())
 }
 
 /// Brings in the first version again for a service that never ran and waits for its next start: what its file names
 /// may have changed since.
-async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(), Error> {
+async fn import_first_again(handle: &Handle, config: config::Service) -> Result<(), Error> {
     if handle.read(|service| service.current_binary().is_some()) {
         return Ok(());
     }
@@ -358,7 +358,7 @@ impl Service {
         let state = match (self.machine.phase(), self.machine.incumbent()) {
             (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
-            (Phase::Stopped, _) if self.is_first_brought_in() => api::State::Starting,
+            (Phase::Stopped, _) if self.is_first_imported() => api::State::Starting,
             (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
@@ -420,7 +420,7 @@ impl Service {
             .or_else(|| self.shown_lock_conflict())
             .or_else(|| self.shown_wait())
             .or_else(|| self.problem_text())
-            .or_else(|| self.strangers())
+            .or_else(|| self.foreign_sockets_text())
             .or_else(|| self.shown_refusal());
         let sentences: Vec<String> = usual.into_iter().chain(self.left_listeners_sentence()).collect();
         (!sentences.is_empty()).then(|| sentences.join(" "))

@@ -71,7 +71,7 @@ fn open_file(path: &Path) -> io::Result<(File, bool)> {
 }
 
 /// Whether the file system has no room for the file, or is read-only. The lock is valid without its text.
-fn is_disk_trouble(error: &io::Error) -> bool {
+fn is_disk_error(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
 }
@@ -97,7 +97,7 @@ impl StateLock {
             return Err(in_use());
         }
         let (file, is_writable) = match open_file(&path) {
-            Err(error) if is_disk_trouble(&error) => (None, false),
+            Err(error) if is_disk_error(&error) => (None, false),
             opened => opened.map(|(file, is_writable)| (Some(file), is_writable)).map_err(failed)?,
         };
         match file.as_ref().map_or(Ok(()), |file| lock_after(file, pid)) {

@@ -180,7 +180,7 @@ mod tests {
             assert!(reap(process.pidfd.as_fd()).is_err());
             process.is_reaped();
             assert_eq!(exit_of_zombie(&process.pidfd), None);
-            if kernel_tells() {
+            if kernel_reports_exit() {
                 process.wait_until(ProcessStatus::Reaped);
                 assert_eq!(exit_of_reaped(&process.pidfd), Some(expected));
             }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     /// From 6.15 on.
-    fn kernel_tells() -> bool {
+    fn kernel_reports_exit() -> bool {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
         (numbers.next(), numbers.next()) >= (Some(6), Some(15))

@@ -56,7 +56,7 @@ impl Stream {
     /// before the next frame; otherwise the peer would lose the frame boundaries.
     pub(super) fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
         let mut rest = locked(&self.unsent);
-        send_rest(socket, &mut rest)?;
+        send_unsent(socket, &mut rest)?;
         let sent = send_some(socket, bytes)?;
         if sent == 0 && !bytes.is_empty() {
             return Err(Errno::EAGAIN.into());
@@ -67,7 +67,7 @@ impl Stream {
 
     /// See [`super::channel::Channel::flush`].
     pub(super) fn flush(&self, socket: &OwnedFd) -> io::Result<()> {
-        send_rest(socket, &mut locked(&self.unsent))
+        send_unsent(socket, &mut locked(&self.unsent))
     }
 
     /// See [`super::channel::Channel::recv`]. Never reads beyond the frame: the socket stays readable if data is left.
@@ -96,7 +96,7 @@ impl Stream {
     }
 }
 
-fn send_rest(socket: &OwnedFd, rest: &mut Vec<u8>) -> io::Result<()> {
+fn send_unsent(socket: &OwnedFd, rest: &mut Vec<u8>) -> io::Result<()> {
     let sent = send_some(socket, rest)?;
     rest.drain(..sent);
     if rest.is_empty() { Ok(()) } else { Err(Errno::EAGAIN.into()) }

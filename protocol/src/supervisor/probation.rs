@@ -127,7 +127,7 @@ impl Supervisor {
             Incumbent::Active | Incumbent::Quiesced => Leaving::Draining,
         };
         self.outgoing = Some(Outgoing { step, handoff: at.next_id, reports: false });
-        self.tell_outgoing(at, self.handoff.drain_grace_ms, out);
+        self.request_end(at, self.handoff.drain_grace_ms, out);
     }
 
     /// The commit could not be undone, and no process serves: its binary is started.

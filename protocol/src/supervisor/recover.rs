@@ -137,7 +137,7 @@ impl Supervisor {
             | Observation::Unreachable => Leaving::Terminating { ends: true },
         };
         self.outgoing = Some(Outgoing { step, handoff: self.handoff.id, reports: false });
-        self.tell_outgoing(at, self.policy.stop_grace_ms, out);
+        self.request_end(at, self.policy.stop_grace_ms, out);
     }
 
     fn found(&self, role: Role) -> Observation {

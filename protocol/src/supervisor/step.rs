@@ -331,7 +331,7 @@ impl Supervisor {
             self.outgoing =
                 Some(Outgoing { step, handoff: self.handoff.id, reports: self.answer.is_awaited });
             self.answer.is_awaited = false;
-            self.tell_outgoing(at, self.handoff.drain_grace_ms, out);
+            self.request_end(at, self.handoff.drain_grace_ms, out);
         }
     }
 

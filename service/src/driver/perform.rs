@@ -72,11 +72,11 @@ impl Driver {
         // A supervisor that does not get this answer has not adopted the process.
         self.lost = send_message(channel, self.version, id, &answer, &fds).is_err();
         crash_point!("library/{}/sent.Adopted", self.role_name());
-        self.tell_version();
+        self.send_version();
     }
 
     /// Sends the server's version. Supervisors with an earlier protocol version do not receive it.
-    pub(super) fn tell_version(&mut self) {
+    pub(super) fn send_version(&mut self) {
         let Some(version) = self.release.clone() else { return };
         let message = FromService::Release(Release { version });
         if self.version >= message.since() {

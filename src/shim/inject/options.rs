@@ -21,7 +21,7 @@ use crate::sys::socket::{AddressFamily, SockType, family_of, kind_of};
 
 /// Copies the options for datagram information to another socket that later receives for the same program: the kernel
 /// records some of the information on arrival, not on read. Never clears an option.
-pub(crate) fn copy_told(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+pub(crate) fn copy_datagram_information(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let family = family_of(to)?;
     let is_told =
@@ -319,7 +319,7 @@ mod tests {
         expected[4] = before[4];
         assert_eq!(values(&|level, option| of(slot.as_fd(), level, option)), expected, "it may ask later");
         let resting = UdpSocket::bind("[::1]:0").unwrap();
-        copy_told(slot.as_fd(), resting.as_fd()).unwrap();
+        copy_datagram_information(slot.as_fd(), resting.as_fd()).unwrap();
         assert_eq!(values(&|level, option| of(resting.as_fd(), level, option)), expected);
     }
 

@@ -34,11 +34,11 @@ impl Program {
             LifeEvent::MainPid { pid, is_ours: pidfd.is_some() && ours(pid), sender_is_ours: ours(sender) };
         for action in self.feed(event) {
             match (action, &pidfd) {
-                (LifeAction::Refuse(Outsider::Sender), _) => self.tell_of_refusal(&format!(
+                (LifeAction::Refuse(Outsider::Sender), _) => self.report_refusal(&format!(
                     "MAINPID={pid} is ignored: its sender, process {sender} ({}), is not part of the program",
                     name_of(sender).unwrap_or_default()
                 )),
-                (LifeAction::Refuse(Outsider::Named), _) => self.tell_of_refusal(&format!(
+                (LifeAction::Refuse(Outsider::Named), _) => self.report_refusal(&format!(
                     "MAINPID={pid} of process {sender} ({}) is ignored: process {pid} ({}) is not part of the program",
                     name_of(sender).unwrap_or_default(),
                     name_of(pid).unwrap_or_default()
@@ -50,7 +50,7 @@ impl Program {
     }
 
     /// Reports to the log and the daemon. Limited, because any process can send messages.
-    fn tell_of_refusal(&self, what: &str) {
+    fn report_refusal(&self, what: &str) {
         let mut is_over = false;
         self.learn(|known| {
             is_over = known.refusals >= REFUSALS_MAX;
@@ -93,7 +93,7 @@ impl Program {
 
     /// A process of a daemon has ended. If it was the server, the rest is not a program anymore. A server may pass its
     /// listeners to another process, so this checks for a while.
-    pub(super) fn look_whether_served(&self, exit: Option<Exit>) {
+    pub(super) fn check_served(&self, exit: Option<Exit>) {
         let Some(this) = self.this.upgrade() else { return };
         let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
             let until = Instant::now() + FOUND_WITHIN;

@@ -50,7 +50,7 @@ impl Runner {
             let (mismatch, binds) = self.mismatch();
             let tells = mismatch.as_ref().map(ToString::to_string).or_else(|| self.slow(began.elapsed()));
             if tells != text {
-                self.tell_of_wait(tells.as_deref());
+                self.report_wait(tells.as_deref());
                 text = tells;
             }
             if mismatch.is_none() || binds != idle.1 || self.program.is_busy() {
@@ -90,7 +90,7 @@ impl Runner {
     }
 
     /// Reports to the service's log, and to the daemon, which shows it during the wait.
-    fn tell_of_wait(&self, what: Option<&str>) {
+    fn report_wait(&self, what: Option<&str>) {
         let path = self.config.own_path.with_extension(WAITS);
         let text = match what {
             Some(what) => {

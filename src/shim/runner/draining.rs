@@ -78,7 +78,7 @@ impl Runner {
     }
 
     /// The drain is ended from outside: its time is over, or the upgrade is called off.
-    pub(super) fn tell_of_end(&self) {
+    pub(super) fn report_end(&self) {
         if let Some(text) = description(&self.census.long_requests(LONG)) {
             log_line!("the wait for long requests has ended without success: {text}");
         }

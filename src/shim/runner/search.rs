@@ -36,12 +36,12 @@ impl Runner {
             match moment.running(settled.unwrap_or(began).elapsed(), summary) {
                 RunningStep::Wait => {}
                 RunningStep::StopProgram => {
-                    if self.hold_and_look(&mut moment, settled.unwrap_or(began)) {
+                    if self.stop_and_survey(&mut moment, settled.unwrap_or(began)) {
                         return;
                     }
                 }
                 RunningStep::End => {
-                    let left = self.tell_of_left(survey);
+                    let left = self.report_left(survey);
                     if left > 0 && self.finishes() {
                         log_line!(
                             "after {:?} requests were still in progress on {left} connections; the program may cut them",
@@ -63,7 +63,7 @@ impl Runner {
     /// Records the connections for the daemon, which reports them at the end of the upgrade. Returns the number of
     /// connections with a possible request in progress. If requests are not waited for, a pausing response counts as
     /// complete.
-    fn tell_of_left(&self, survey: Survey) -> u64 {
+    fn report_left(&self, survey: Survey) -> u64 {
         let unanswered = match self.finishes() {
             true => survey.work + survey.paused,
             // The kernel was not asked about the others.
@@ -82,7 +82,7 @@ impl Runner {
     }
 
     /// Stops the program and surveys it. Returns whether this is the moment; then the program stays stopped.
-    fn hold_and_look(&mut self, moment: &mut Quiescence, since: Instant) -> bool {
+    fn stop_and_survey(&mut self, moment: &mut Quiescence, since: Instant) -> bool {
         let found = match self.program.hold() {
             true => self.census.survey_of_stopped(|| self.program.tree()),
             false => Err(io::Error::other("it cannot be stopped")),
@@ -91,7 +91,7 @@ impl Runner {
             Ok(survey) => {
                 let next = moment.held(since.elapsed(), self.summary(survey, true));
                 if next == StoppedStep::End {
-                    self.tell_of_left(survey);
+                    self.report_left(survey);
                 }
                 next
             }

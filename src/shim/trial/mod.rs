@@ -148,7 +148,7 @@ fn run(request: &TrialRequest) -> Result<TrialReply, String> {
     }
     let program = Program::new(request.plan.clone()).map_err(system)?;
     let stage = Arc::new(TrialResources { program: Arc::clone(&program), listeners: Mutex::default() });
-    end_when_told(terminate, &stage).map_err(system)?;
+    end_on_request(terminate, &stage).map_err(system)?;
     let tried = match request.plan.adapter {
         Adapter::Handoff => native::attempt(request, &stage),
         Adapter::ListenFds | Adapter::Inject => program::attempt(request, &stage),
@@ -186,7 +186,7 @@ impl TrialResources {
 }
 
 /// SIGTERM comes from the requester, or from its end.
-fn end_when_told(terminate: OwnedFd, stage: &Arc<TrialResources>) -> std::io::Result<()> {
+fn end_on_request(terminate: OwnedFd, stage: &Arc<TrialResources>) -> std::io::Result<()> {
     let stage = Arc::clone(stage);
     std::thread::Builder::new().name("handoff-term".to_owned()).spawn(move || {
         while poll_one(&terminate, PollFlags::POLLIN, None).is_err() {}

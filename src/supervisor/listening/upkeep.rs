@@ -100,7 +100,7 @@ impl Listening {
 
 impl Service {
     /// A sentence for the user about other processes that listen at the addresses of the service.
-    pub(in crate::supervisor) fn strangers(&self) -> Option<String> {
+    pub(in crate::supervisor) fn foreign_sockets_text(&self) -> Option<String> {
         let others = self.listening.as_ref()?.others();
         let (address, ForeignSocket { local, owner }) = others.first()?;
         let who = owner.as_ref().map_or("A process that cannot be seen from here".to_owned(), |owner| {
@@ -122,7 +122,7 @@ impl Service {
         if !is_displaced || self.upkeep.repairs.is_some() {
             return;
         }
-        if let Some(strangers) = self.strangers() {
+        if let Some(strangers) = self.foreign_sockets_text() {
             tracing::warn!("{strangers}");
         }
         let inputs = self.inputs.clone();

@@ -30,7 +30,7 @@ pub(in crate::supervisor) struct ShareMeasurement {
 impl Service {
     /// Gives the successor a share of the new connections, and starts to count them.
     pub(in crate::supervisor) fn steer_share(&mut self, permille: u16) {
-        self.tell_share();
+        self.report_share();
         let slot = self.processes.successor().map(|process| process.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
         if let Err(error) = listening.steer_share(slot, permille) {
@@ -44,11 +44,11 @@ impl Service {
     }
 
     /// Reports how many connections the successor got in the current step, if there is one: it is over.
-    pub(in crate::supervisor) fn tell_share(&mut self) {
+    pub(in crate::supervisor) fn report_share(&mut self) {
         let Some(measured) = self.monitor.measured.take() else { return };
         let text = measured.to_string();
         tracing::info!("{text}");
-        self.tell_progress("canary", self.operations.timeline().age_us(), Some(text));
+        self.report_progress("canary", self.operations.timeline().age_us(), Some(text));
     }
 
     /// Describes the current phase for users.

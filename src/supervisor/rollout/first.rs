@@ -265,7 +265,7 @@ impl Service {
     }
 
     /// Starts a service that no client waits for, as soon as there is something to start.
-    pub(in crate::supervisor) fn start_when_brought_in(&mut self) {
+    pub(in crate::supervisor) fn start_when_imported(&mut self) {
         let was_refused = self.journal.refused().is_some();
         self.repair_journal_at_rest(true);
         let is_told = was_refused && self.journal.refused().is_none();

@@ -47,7 +47,7 @@ pub(in crate::supervisor) enum DrainEvent {
 
 impl Service {
     /// Runs the drain command, if there is one. Nothing waits for it.
-    pub(in crate::supervisor) fn tell_of_drain(&self, process: Option<&Process>, drains: DrainEvent) {
+    pub(in crate::supervisor) fn run_drain_command(&self, process: Option<&Process>, drains: DrainEvent) {
         let (Some(command), Some(process)) = (self.config.hooks.drain.clone(), process) else { return };
         let pid = self.program_run_by(process).unwrap_or(process.pid());
         let drain = match drains {

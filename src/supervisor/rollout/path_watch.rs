@@ -107,12 +107,12 @@ impl Service {
                 let _ = reply.send(runs);
             }
             PathUpdate::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
-            PathUpdate::Warning(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
+            PathUpdate::Warning(path, what) if is_watched(&path) => self.report_watch(&path, &what),
             PathUpdate::Refused(..) | PathUpdate::Warning(..) => {}
         }
     }
 
-    fn tell_of_watch(&mut self, path: &Path, what: &str) {
+    fn report_watch(&mut self, path: &Path, what: &str) {
         tracing::warn!(path = %path.display(), "{what}");
         self.problems.at_watched_path(path, what);
     }
@@ -127,7 +127,7 @@ impl Service {
         entry.from = self.current_version();
         (entry.phases, entry.accept_gap_us, entry.took_us) = (Vec::new(), None, 0);
         self.operations.recorder().append(entry);
-        self.tell_of_watch(path, &format!("it is not installed: {cause}"));
+        self.report_watch(path, &format!("it is not installed: {cause}"));
     }
 }
 

@@ -177,13 +177,13 @@ impl Service {
     }
 
     /// Whether the first version of the service is being brought in.
-    pub(in crate::supervisor) fn is_first_brought_in(&self) -> bool {
+    pub(in crate::supervisor) fn is_first_imported(&self) -> bool {
         self.versions.preparation.as_ref().is_some_and(|preparation| preparation.is_first())
     }
 
     /// Calls off the first start of a service, if its version is still being brought in.
     fn call_off_first(&mut self) -> Option<(api::Outcome, Rc<Preparation>)> {
-        if !self.is_first_brought_in() || self.machine.phase() != Phase::Stopped {
+        if !self.is_first_imported() || self.machine.phase() != Phase::Stopped {
             return None;
         }
         if self.journal.standing().wanted {

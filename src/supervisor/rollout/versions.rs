@@ -118,7 +118,7 @@ impl Service {
         if let Some(stored) = self.versions.store.version_at(&path) {
             let (store, version) = (Arc::clone(&self.versions.store), version.to_owned());
             self.lanes.history.post(move || {
-                if let Err(error) = store.note_told(&stored.metadata.id, &version) {
+                if let Err(error) = store.note_reported_version(&stored.metadata.id, &version) {
                     tracing::warn!(%error, version, "the store does not learn what this version says it is");
                 }
             });

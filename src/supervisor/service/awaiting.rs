@@ -58,7 +58,7 @@ impl Service {
         }
         match self.machine.phase() {
             // Something may have been installed meanwhile.
-            Phase::Stopped => self.start_when_brought_in(),
+            Phase::Stopped => self.start_when_imported(),
             _ => self.next_start.awaited = None,
         }
     }

@@ -40,15 +40,15 @@ impl Service {
             Action::ToIncumbent(id, ToService::State(state)) => {
                 self.hand_on(ProcessRole::Incumbent, id, state)
             }
-            Action::ToSuccessor(id, message) => self.tell_successor(id, &message, events),
+            Action::ToSuccessor(id, message) => self.send_to_successor(id, &message, events),
             Action::ToIncumbent(id, message) => {
                 match &message {
                     ToService::Seal(_) => self.operations.timeline_mut().gap_begins(),
                     ToService::Prepare(_) => {
-                        self.tell_of_drain(self.processes.incumbent(), DrainEvent::Begins)
+                        self.run_drain_command(self.processes.incumbent(), DrainEvent::Begins)
                     }
                     ToService::Resume(_) => {
-                        self.tell_of_drain(self.processes.incumbent(), DrainEvent::GoesOn)
+                        self.run_drain_command(self.processes.incumbent(), DrainEvent::GoesOn)
                     }
                     _ => {}
                 }
@@ -57,7 +57,7 @@ impl Service {
                     process.send(id, &message, &[]);
                 }
             }
-            Action::ToOutgoing(id, message) => self.tell_outgoing(id, &message),
+            Action::ToOutgoing(id, message) => self.send_to_outgoing(id, &message),
             Action::AwaitQuiet(id) => self.await_quiet(id, events),
             Action::TerminateSuccessor | Action::KillSuccessor if self.processes.successor().is_none() => {
                 self.give_up_start();
@@ -73,12 +73,12 @@ impl Service {
             Action::Probe(id, limit_ms) => self.probe(id, limit_ms, events),
             Action::SteerShare(permille) => self.steer_share(permille),
             Action::SteerToSuccessor => {
-                self.tell_share();
+                self.report_share();
                 self.steer(self.processes.successor().map(|process| process.slot));
                 self.retire_unused_slots();
             }
             Action::SteerToIncumbent => {
-                self.tell_share();
+                self.report_share();
                 self.steer(self.processes.incumbent().map(|process| process.slot));
                 self.operations.timeline_mut().gap_ends();
                 self.retire_unused_slots();
@@ -167,7 +167,7 @@ impl Service {
         process.agree(version);
     }
 
-    fn tell_successor(&mut self, id: HandoffId, message: &ToService, events: &mut VecDeque<Event>) {
+    fn send_to_successor(&mut self, id: HandoffId, message: &ToService, events: &mut VecDeque<Event>) {
         if matches!(message, ToService::Begin(_)) {
             self.note(Fact::Begun { handoff: id });
             self.watch_the_lock(id);
@@ -185,9 +185,9 @@ impl Service {
         }
     }
 
-    fn tell_outgoing(&mut self, id: HandoffId, message: &ToService) {
+    fn send_to_outgoing(&mut self, id: HandoffId, message: &ToService) {
         if matches!(message, ToService::Prepare(_)) {
-            self.tell_of_drain(self.processes.outgoing(), DrainEvent::Begins);
+            self.run_drain_command(self.processes.outgoing(), DrainEvent::Begins);
         }
         let Some(process) = self.processes.outgoing() else { return };
         self.prepare_end(process, id, message);

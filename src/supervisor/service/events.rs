@@ -38,7 +38,7 @@ impl Service {
                     self.operations.timeline_mut().gap_ends();
                     self.processes.incumbent().into_iter().for_each(Process::not_asked_to_end);
                 }
-                self.look_at_what_is_left(token, &message);
+                self.inspect_leftovers(token, &message);
                 Event::FromIncumbent(id, message)
             }
             (ProcessRole::Incumbent, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Incumbent, what),
@@ -58,7 +58,7 @@ impl Service {
             }
             (ProcessRole::Outgoing, ProcessEvent::Message(id, message, fds)) => {
                 self.processes.hold_fds(fds);
-                self.look_at_what_is_left(token, &message);
+                self.inspect_leftovers(token, &message);
                 Event::FromOutgoing(id, message)
             }
             (ProcessRole::Outgoing, ProcessEvent::Gone(exit)) => {
@@ -82,7 +82,7 @@ impl Service {
     }
 
     /// Records what a process has left behind, if it has sealed: its program is gone.
-    fn look_at_what_is_left(&mut self, token: Token, message: &FromService) {
+    fn inspect_leftovers(&mut self, token: Token, message: &FromService) {
         let handoff = self.processes.find(token).map(|process| process.handoff);
         if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
             self.note_connections(handoff);

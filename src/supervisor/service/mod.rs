@@ -145,7 +145,7 @@ impl Service {
             self.carry_out(actions, &mut events);
             self.after_event(&happened);
         }
-        self.tell_of_restored_journal();
+        self.report_restored_journal();
         self.adjust_watchdog();
         self.adjust_socket_paths();
         self.adjust_repairs();
@@ -252,12 +252,12 @@ impl Service {
     fn show_phase(&mut self) -> Option<&'static str> {
         let (phase, share) = (self.phase_name(), self.machine.shares());
         let at_us = self.operations.show(phase, share)?;
-        self.tell_progress(phase, at_us, self.phase_detail());
+        self.report_progress(phase, at_us, self.phase_detail());
         Some(phase)
     }
 
     /// Reports progress to the clients that wait. `at_us` is on the clock of the timeline.
-    pub(in crate::supervisor) fn tell_progress(&self, phase: &str, at_us: u64, detail: Option<String>) {
+    pub(in crate::supervisor) fn report_progress(&self, phase: &str, at_us: u64, detail: Option<String>) {
         let (handoff, timeline) = (self.handoff(), self.operations.timeline());
         for operation in self.operations.all() {
             // The time before the machine was asked counts as well.

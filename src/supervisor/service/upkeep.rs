@@ -33,7 +33,7 @@ impl Service {
             tracing::error!(%error, "it cannot be written again");
             self.problems.journal_not_in_place(&error);
         }
-        self.tell_of_restored_journal();
+        self.report_restored_journal();
     }
 
     /// Makes the journal take records again, for example after the disk was full, and records the current state.
@@ -120,8 +120,8 @@ impl Service {
     }
 
     /// Reports that the journal was written again, if it was. Another thread waits for the disk.
-    pub(in crate::supervisor) fn tell_of_restored_journal(&mut self) {
-        let Some(found) = self.journal.take_news() else { return };
+    pub(in crate::supervisor) fn report_restored_journal(&mut self) {
+        let Some(found) = self.journal.take_restoration() else { return };
         tracing::error!("{found}");
         let is_under_way = !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped);
         self.problems.journal_written_again(&found, is_under_way);

@@ -319,7 +319,17 @@ impl Service {
         self.may_take_over(&config)?;
         self.reconfigure(config);
         self.repair_journal();
-        Ok(())
+        // Nothing could be committed, and what a rollback would start again is not known for sure.
+        match self.journal.refused() {
+            Some(cause) => Err(self.not_recordable(cause)),
+            None => Ok(()),
+        }
+    }
+
+    fn not_recordable(&self, cause: &str) -> Error {
+        let name = self.name.as_str();
+        let message = format!("The state of service {name:?} cannot be used: {cause}. It serves on.");
+        Error::new(Kind::StorageFailed, message, "Nothing was begun. Mend that, then try again.")
     }
 
     /// Checks that a changed service file needs no stop.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use crate::support::{Rig, ask, ask_meanwhile, pause, service, signal, version, wait_for};
 use handoff::control::api::{Ending, History, Request, Response};
@@ -176,4 +177,30 @@ fn a_commit_that_a_new_daemon_undoes_is_reported_as_rolled_back() {
     let (_rig, address, entry) = lost_while_the_old_one_leaves(die, true);
     assert_eq!((version(address).as_str(), entry.outcome), ("1", history::Ending::RolledBack), "{entry:?}");
     assert!(entry.reason.unwrap().contains("the old one served"));
+}
+
+#[test]
+fn a_service_is_stopped_while_its_old_process_has_a_long_request() {
+    let rig = Rig::new();
+    let limits = "mode = \"overlap\"\ndrain_grace = \"4m\"\nstop_grace = \"1s\"\nstragglers = \"cut\"";
+    let address = rig.serve("s", "1", "", limits);
+    let slow = ask_meanwhile(address, "slow 100000");
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let mut stop = None;
+        let ask_to_stop = || {
+            let asked = std::thread::Builder::new();
+            stop =
+                Some(asked.spawn_scoped(scope, || rig.call(Request::Stop(service("s"))).unwrap()).unwrap());
+        };
+        let outcome = rig.upgrade_and("s", &rig.release("2", ""), "retiring", ask_to_stop).unwrap();
+        assert_eq!(outcome.outcome, Ending::Stopped, "{outcome:?}");
+        match stop.unwrap().join().unwrap() {
+            Response::Outcome(outcome) => assert_eq!(outcome.outcome, Ending::Stopped),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(slow.join().unwrap().is_err(), "it was cut");
+    assert!(std::net::TcpStream::connect(address).is_err());
 }

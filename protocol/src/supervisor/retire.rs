@@ -60,6 +60,17 @@ impl Supervisor {
         }
     }
 
+    /// The service stops: the outgoing process has no more time for its requests than a stop grants.
+    pub(super) fn hurry_outgoing(&mut self, at: Moment, out: &mut Vec<Action>) {
+        let Some(outgoing) = &mut self.outgoing else { return };
+        outgoing.reports = false;
+        if outgoing.step == Leaving::Draining {
+            let drained_for = at.now.saturating_sub(self.drain_began);
+            let rest = self.handoff.drain_grace_ms.saturating_sub(drained_for);
+            out.push(Action::Arm(Deadline::RetireDrain, rest.min(self.policy.stop_grace_ms)));
+        }
+    }
+
     pub(super) fn retire_on(&mut self, at: Moment, step: Leaving, grace_ms: u64, out: &mut Vec<Action>) {
         for deadline in RETIRE {
             out.push(Action::Disarm(deadline));

@@ -60,6 +60,8 @@ impl Supervisor {
                 self.spawn(at, Target::Committed, out);
             }
             Phase::Stopped | Phase::Backoff => out.push(Action::Refuse(Refusal::Retiring)),
+            // A stop waits for the replaced process.
+            Phase::Serving if !self.wanted => out.push(Action::Refuse(Refusal::Retiring)),
             Phase::Serving => out.push(Action::Refuse(Refusal::AlreadyRunning)),
             phase => out.push(Action::Refuse(Refusal::Busy(phase))),
         }
@@ -100,7 +102,12 @@ impl Supervisor {
                     outgoing.reports = false;
                 }
             }
-            Phase::Serving if self.outgoing.is_some() => out.push(Action::Refuse(Refusal::Retiring)),
+            // The replaced process leaves first; the request that waits for it gets the result of the stop.
+            Phase::Serving if self.outgoing.is_some() => {
+                self.wanted = false;
+                self.answer.is_awaited = true;
+                self.hurry_outgoing(at, out);
+            }
             Phase::Serving => {
                 self.wanted = false;
                 self.answer.is_awaited = true;

@@ -65,9 +65,10 @@ impl Service {
         Some(first.path.clone())
     }
 
-    /// The binary of the current generation.
+    /// The binary of the current generation. While the journal cannot be read, that of the process that serves.
     pub(in crate::supervisor) fn current_binary(&self) -> Option<&Binary> {
-        self.journal.standing().current.as_ref().map(|current| &current.binary)
+        let current = self.journal.standing().current.as_ref().map(|current| &current.binary);
+        current.or_else(|| self.processes.incumbent().map(|process| &process.binary))
     }
 
     /// The binary at a path in the store. Its hash is its name.

@@ -13,6 +13,7 @@ use handoff_protocol::state::State;
 use handoff_protocol::supervisor::{Action, Event, Incumbent, Outcome, Phase, Refusal};
 
 use super::Service;
+use crate::config::format_duration_ms;
 use crate::control::{Error, Kind, api};
 use crate::shim;
 use crate::supervisor::process::{ProcessRole, terminate};
@@ -278,11 +279,21 @@ impl Service {
         Error::new(kind, message, hint)
     }
 
+    fn still_leaving(&self) -> Error {
+        let what = "the process that was replaced is still leaving";
+        let hint = format!(
+            "It finishes its requests, for up to {}; `handoff stop {}` stops the service before that.",
+            format_duration_ms(self.config.drain_grace_ms),
+            self.name
+        );
+        Error { hint, ..Error::busy(&self.name, what) }
+    }
+
     fn refuse(&mut self, refusal: &Refusal) {
         let Some(operation) = self.operations.refuse() else { return };
         let error = match refusal {
             Refusal::Busy(phase) => Error::busy(&self.name, phase_of(*phase, self.machine.incumbent())),
-            Refusal::Retiring => Error::busy(&self.name, "the process that was replaced is still leaving"),
+            Refusal::Retiring => self.still_leaving(),
             Refusal::NotRunning => self.not_running(),
             Refusal::AlreadyRunning => {
                 Error::already_running(&self.name, self.pid().or(self.pid_of_shim()).unwrap_or(0))

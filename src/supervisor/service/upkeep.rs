@@ -29,6 +29,13 @@ impl Service {
                 self.repair_journal_at_rest(false);
             }
         }
+        // One that could not be read is taken up again as soon as it can, also while the service runs.
+        if self.journal.refused().is_some() && self.machine.phase() == Phase::Serving {
+            let opened = self.reopened_journal();
+            if opened.and_then(|opened| self.journal.take_file(opened)).is_ok() {
+                self.records_again(true);
+            }
+        }
         if let Err(error) = self.journal.keep_in_place() {
             tracing::error!(%error, "it cannot be written again");
             self.problems.journal_not_in_place(&error);
@@ -53,6 +60,11 @@ impl Service {
                 return tracing::error!(%error, "still not mended");
             }
         }
+        self.records_again(was_refused);
+    }
+
+    /// Records the current state in a journal that takes records again.
+    fn records_again(&mut self, was_refused: bool) {
         tracing::info!("the journal takes records again");
         self.problems.journal_repaired();
         // A machine that has not begun anything knows less than a journal that was not read before.

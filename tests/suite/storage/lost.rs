@@ -211,6 +211,26 @@ fn ends(kept: &RunningService) -> Vec<String> {
 }
 
 #[test]
+fn a_service_that_runs_is_shown_as_it_is_and_left_alone_while_its_journal_cannot_be_read() {
+    let mut kept = RunningService::serve("");
+    let pid = kept.rig.status("s").pid.unwrap();
+    let away = unreadable_after(&mut kept, &[]);
+    let status = kept.rig.status("s");
+    assert!(status.binary.ends_with("testee-2") && status.pid == Some(pid), "{status:?}");
+    let next = kept.rig.release("3", "");
+    for args in [&["upgrade", "s", "--binary", next.to_str().unwrap()][..], &["restart", "s"]] {
+        let (code, said) = kept.said(args);
+        assert!(code == Some(1) && said.contains("journal") && said.contains("Nothing was begun"), "{said}");
+        assert_eq!((version(kept.address).as_str(), kept.rig.status("s").pid), ("2", Some(pid)), "{args:?}");
+    }
+    make_readable(&kept, &away);
+    // The service file names the first version.
+    let (code, said) = kept.said(&["upgrade", "s"]);
+    assert!(code == Some(6) && said.contains("To go back"), "{said}");
+    kept.is_managed(pid);
+}
+
+#[test]
 fn what_ended_is_recorded_when_a_journal_can_be_read_again() {
     for autostart in [false, true] {
         let mut kept = RunningService::serve("");

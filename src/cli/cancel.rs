@@ -28,7 +28,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let outcome = operation::perform(&Request::Cancel(arguments.service.clone()), dirs, out)?;
-    operation::tell(&outcome, out);
+    operation::print_outcome(&outcome, out);
     Ok(match outcome.outcome {
         Ending::RolledBack | Ending::Stopped => Exit::Done,
         // The old process died in the meantime, so the upgrade was completed.

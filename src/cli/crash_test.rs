@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     service_file: PathBuf,
     #[cfg(feature = "crash-points")]
     #[command(flatten)]
-    choice: crate::crash_test::Selection,
+    selection: crate::crash_test::Selection,
     /// The version to upgrade to [default: the binary of the service file]
     #[arg(long, value_name = "PATH")]
     next: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
 #[cfg(feature = "crash-points")]
 impl Arguments {
     pub(super) fn json(&self) -> bool {
-        self.choice.json
+        self.selection.json
     }
 }
 
@@ -70,8 +70,8 @@ pub(super) fn run(arguments: Arguments, out: &mut Output) -> Result<Exit, Failur
         next: arguments.next.map(absolute).transpose()?,
         bad: arguments.bad.map(absolute).transpose()?,
     };
-    if let Some(length_ms) = arguments.choice.soak {
-        let report = soak(&subject, &arguments.choice, Duration::from_millis(length_ms))
+    if let Some(length_ms) = arguments.selection.soak {
+        let report = soak(&subject, &arguments.selection, Duration::from_millis(length_ms))
             .map_err(|error| failed(error.to_string()))?;
         match out.is_json() {
             true => out.object(&report),
@@ -79,7 +79,7 @@ pub(super) fn run(arguments: Arguments, out: &mut Output) -> Result<Exit, Failur
         }
         return Ok(if report.is_good() { Exit::Done } else { Exit::Failed });
     }
-    let report = execute(&subject, &arguments.choice).map_err(|error| failed(error.to_string()))?;
+    let report = execute(&subject, &arguments.selection).map_err(|error| failed(error.to_string()))?;
     match out.is_json() {
         true => out.object(&report),
         false => out.line(&report),

@@ -62,7 +62,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     if service.mode == Mode::Exclusive && arguments.yes_run_it {
         note("The program is run as it is: if the service runs too, both are on the same data.");
     }
-    let choice = Settings {
+    let settings = Settings {
         binary: binary.unwrap_or_else(|| service.binary.clone()),
         limit: Duration::from_millis(arguments.timeout),
         versions: dirs.versions(&service.name),
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
         run_anyway: arguments.yes_run_it,
         daemon_says: ask_daemon(&service, dirs),
     };
-    let diagnosis = examine(&service, &choice);
+    let diagnosis = examine(&service, &settings);
     match out.is_json() {
         true => out.object(&diagnosis),
         false => report(&diagnosis, out),
@@ -84,9 +84,9 @@ fn load(name: &ServiceName, dirs: &Dirs) -> Result<Service, Failure> {
         return Err(control::Error::no_service_file(name, &file, &services_with_files(dirs)).into());
     }
     config::load_service(&dirs.config, name).map_err(|errors| {
-        let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let hint = format!("Correct the service file; `handoff check {name}` checks it again.");
-        Failure::Own { kind: "config_invalid", message: told, hint, exit: Exit::ConfigInvalid }
+        Failure::Own { kind: "config_invalid", message, hint, exit: Exit::ConfigInvalid }
     })
 }
 

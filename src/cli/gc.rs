@@ -28,7 +28,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let removed = versions::asked(&Request::Gc(arguments.service.clone()), dirs)?;
+    let removed = versions::fetch_versions(&Request::Gc(arguments.service.clone()), dirs)?;
     let bytes: u64 = removed.iter().map(|it| it.size_bytes).sum();
     if out.is_json() {
         out.object(&json!({ "removed": removed, "size_bytes": bytes }));

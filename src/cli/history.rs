@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     let limit = if arguments.last { Some(1) } else { (!is_one).then_some(arguments.limit) };
     let mut entries = entries(arguments.service.clone(), limit, dirs)?;
     if let Some(id) = &arguments.id {
-        entries = vec![the_one(entries, id)?];
+        entries = vec![single_entry(entries, id)?];
     }
     match (&entries[..], is_one) {
         _ if out.is_json() => entries.iter().for_each(|entry| out.object(entry)),
@@ -68,7 +68,7 @@ fn entries(service: Option<ServiceName>, limit: Option<u64>, dirs: &Dirs) -> Res
 }
 
 /// The only attempt whose id contains this part.
-fn the_one(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
+fn single_entry(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
     let wanted = part.to_ascii_lowercase();
     let mut found =
         entries.into_iter().filter(|entry| entry.id.to_string().contains(&wanted)).collect::<Vec<_>>();
@@ -108,7 +108,7 @@ fn outcome(entry: &Entry) -> String {
     let killed = if entry.killed.is_empty() { "" } else { ", killed" };
     let lost =
         if entry.lost_datagrams == 0 { String::new() } else { format!(", {} lost", entry.lost_datagrams) };
-    format!("{}{killed}{lost}", entry.outcome.words())
+    format!("{}{killed}{lost}", entry.outcome.description())
 }
 
 /// One attempt with all known details, and its picture.

@@ -73,7 +73,7 @@ fn ask(arguments: &Arguments, request: &Request, dirs: &Dirs, out: &mut Output) 
     }
     let service = &arguments.service;
     match Client::connect(&dirs.control_socket())?.begin(request)? {
-        Some(Response::Outcome(outcome)) => operation::tell(&outcome, out),
+        Some(Response::Outcome(outcome)) => operation::print_outcome(&outcome, out),
         _ if out.is_json() => out.object(&json!({ "accepted": { "service": service } })),
         _ => out.line(format!("{service}: the daemon is at work; see: handoff history {service}")),
     }
@@ -109,7 +109,7 @@ fn without_daemon(
         config::check_binary(binary)
             .map_err(|error| Failure::from(control::Error::rejected(service, &error, error.hint())))?;
     }
-    let brought = spool::bring(&dirs.service_state(service), &import, in_place);
+    let brought = spool::install(&dirs.service_state(service), &import, in_place);
     let place = brought.map_err(|error| control::Error::rejected(service, &error, error.hint()))?;
     if Client::connect(&dirs.control_socket()).is_ok() {
         // A daemon has started in the meantime. If it has not taken the version, no daemon does before its next

@@ -74,7 +74,7 @@ impl Interrupt {
     }
 
     /// From now on an interrupt clears the progress line, prints this text and ends the process.
-    pub(super) fn tell(
+    pub(super) fn print_on_interrupt(
         self,
         json: bool,
         bar: Option<ProgressBar>,
@@ -87,7 +87,7 @@ impl Interrupt {
             while !poll_one(&interrupts, PollFlags::POLLIN, None).is_ok_and(|found| !found.is_empty()) {}
             if !is_over.load(Ordering::Acquire) {
                 bar.inspect(ProgressBar::finish_and_clear);
-                say(&goes_on(), json);
+                print_hint(&goes_on(), json);
             }
             std::process::exit(Exit::Interrupted as i32);
         });
@@ -101,7 +101,7 @@ impl Drop for InterruptGuard {
     }
 }
 
-fn say(ContinuationHint { message, hint }: &ContinuationHint, json: bool) {
+fn print_hint(ContinuationHint { message, hint }: &ContinuationHint, json: bool) {
     if !json {
         return note(format!("{message} {hint}"));
     }

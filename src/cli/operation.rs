@@ -18,7 +18,7 @@ use crate::control::api::{Ending, Outcome, Progress, Request, Response};
 /// Performs an operation, shows it, and returns the exit code.
 pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let outcome = perform(request, dirs, out)?;
-    tell(&outcome, out);
+    print_outcome(&outcome, out);
     Ok(match outcome.outcome {
         Ending::RolledBack => Exit::RolledBack,
         Ending::Failed => Exit::Failed,
@@ -35,9 +35,9 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
     // An operation may take long, so a frozen daemon would go unnoticed.
     client.call(&Request::Ping, &mut |_| {})?;
     let interrupt = Interrupt::hold();
-    let mut display = Display::new(out.is_json());
+    let mut display = ProgressDisplay::new(out.is_json());
     let goes_on = ContinuationHint::of(request);
-    let watch = interrupt.tell(out.is_json(), display.bar(), || goes_on);
+    let watch = interrupt.print_on_interrupt(out.is_json(), display.bar(), || goes_on);
     let answer = client.call(request, &mut |progress| display.show(&progress, out));
     drop(watch);
     display.clear();
@@ -48,7 +48,7 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
 }
 
 /// Prints how an operation ended.
-pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
+pub(super) fn print_outcome(outcome: &Outcome, out: &mut Output) {
     let mark = match outcome.outcome {
         Ending::RolledBack => Style::yellow as fn(Style, &str) -> String,
         Ending::Failed => Style::red as _,
@@ -64,7 +64,7 @@ pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
 }
 
 /// How progress is shown.
-enum Display {
+enum ProgressDisplay {
     /// As objects on standard output.
     Objects,
     /// As lines on standard error.
@@ -73,28 +73,28 @@ enum Display {
     Spinner(ProgressBar),
 }
 
-impl Display {
-    fn new(json: bool) -> Display {
+impl ProgressDisplay {
+    fn new(json: bool) -> ProgressDisplay {
         if json {
-            return Display::Objects;
+            return ProgressDisplay::Objects;
         }
         if !std::io::stderr().is_terminal() {
-            return Display::Lines;
+            return ProgressDisplay::Lines;
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.set_message("asking the daemon");
         bar.enable_steady_tick(Duration::from_millis(100));
-        Display::Spinner(bar)
+        ProgressDisplay::Spinner(bar)
     }
 
     fn show(&mut self, progress: &Progress, out: &mut Output) {
         match self {
-            Display::Objects => out.object(&json!({ "progress": progress })),
-            Display::Lines => note(line(progress)),
-            Display::Spinner(bar) => {
-                bar.println(Style::of_stderr().harmless(&line(progress)));
+            ProgressDisplay::Objects => out.object(&json!({ "progress": progress })),
+            ProgressDisplay::Lines => note(line(progress)),
+            ProgressDisplay::Spinner(bar) => {
+                bar.println(Style::of_stderr().escape_controls(&line(progress)));
                 bar.set_message(format!("{}: {}", progress.service, progress.phase));
             }
         }
@@ -102,13 +102,13 @@ impl Display {
 
     fn bar(&self) -> Option<ProgressBar> {
         match self {
-            Display::Spinner(bar) => Some(bar.clone()),
-            Display::Objects | Display::Lines => None,
+            ProgressDisplay::Spinner(bar) => Some(bar.clone()),
+            ProgressDisplay::Objects | ProgressDisplay::Lines => None,
         }
     }
 
     fn clear(&self) {
-        if let Display::Spinner(bar) = self {
+        if let ProgressDisplay::Spinner(bar) = self {
             bar.finish_and_clear();
         }
     }

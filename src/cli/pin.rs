@@ -32,7 +32,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let (service, version, pinned) = (arguments.service.clone(), arguments.version.clone(), !arguments.off);
-    for found in versions::asked(&Request::Pin(Pin { service, version, pinned }), dirs)? {
+    for found in versions::fetch_versions(&Request::Pin(Pin { service, version, pinned }), dirs)? {
         if out.is_json() {
             out.object(&json!({ "version": found }));
             continue;

@@ -42,7 +42,7 @@ fn ending(outcome: &Outcome) -> String {
                 |gap| format!("the accept gap was {gap}"),
             );
             let how = reason.as_deref().map_or_else(|| format!("upgraded in {took}, {gap}"), str::to_owned);
-            let left = left(outcome.connections);
+            let left = remaining_connections(outcome.connections);
             format!("{service} now runs {binary} (generation {generation}{pid}): {how}.{left}")
         }
         Ending::RolledBack => {
@@ -52,7 +52,7 @@ fn ending(outcome: &Outcome) -> String {
                 true => "was ended and serves again",
                 false => "still serves",
             };
-            let left = left(outcome.connections);
+            let left = remaining_connections(outcome.connections);
             format!(
                 "{service} was rolled back after {took}: {reason}; {binary} (generation {generation}{pid}) \
                  {still}{gap}.{left}"
@@ -79,7 +79,7 @@ fn ending(outcome: &Outcome) -> String {
 }
 
 /// The connections of the old process at the stop signal, if there were any.
-fn left(connections: Option<Connections>) -> String {
+fn remaining_connections(connections: Option<Connections>) -> String {
     match connections {
         Some(Connections { open: open @ 1.., unread, unanswered }) => format!(
             " The old process had {open} connections when it got its stop signal: {unread} with a request that it had not read, \

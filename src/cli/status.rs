@@ -51,7 +51,7 @@ fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
         let texts: Vec<String> = services.iter().map(|status| describe(status, style)).collect();
         out.line(texts.join("\n\n"));
     }
-    list::tell(&misnamed, out);
+    list::print_mistakes(&misnamed, out);
     Ok(Exit::Done)
 }
 

@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
                 "Name one service instead of --all.",
             ));
         }
-        let limits = upgrade_all::Limits { deadline_ms, drain_grace_ms };
+        let limits = upgrade_all::UpgradeLimits { deadline_ms, drain_grace_ms };
         return upgrade_all::run(limits, arguments.max_parallel.unwrap_or(1).into(), dirs, out);
     };
     let binary = arguments.binary.as_deref().map(absolute).transpose()?;

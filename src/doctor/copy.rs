@@ -22,7 +22,7 @@ pub(super) struct TrialProgram {
     pub(super) is_copy: bool,
     /// Remarks about the copy; sentences without a full stop.
     pub(super) remarks: Vec<String>,
-    _place: Option<TrialDirectory>,
+    _directory: Option<TrialDirectory>,
 }
 
 impl TrialProgram {
@@ -33,7 +33,7 @@ impl TrialProgram {
                 path: given.to_owned(),
                 is_copy: false,
                 remarks: Vec::new(),
-                _place: None,
+                _directory: None,
             });
         }
         let (place, mut remarks) = TrialDirectory::make(versions)?;
@@ -50,7 +50,7 @@ impl TrialProgram {
                 lost.join(" and ")
             ));
         }
-        Ok(TrialProgram { path: imported.path, is_copy: true, remarks, _place: Some(place) })
+        Ok(TrialProgram { path: imported.path, is_copy: true, remarks, _directory: Some(place) })
     }
 }
 
@@ -115,7 +115,7 @@ fn executes_nothing(path: &Path) -> Option<String> {
 /// A directory, and those above it that had to be created. Drop removes them.
 struct TrialDirectory {
     directory: PathBuf,
-    made: Vec<PathBuf>,
+    created: Vec<PathBuf>,
 }
 
 impl TrialDirectory {
@@ -141,8 +141,10 @@ impl TrialDirectory {
 
     fn make_at(directory: &Path) -> io::Result<TrialDirectory> {
         let missing = directory.ancestors().skip(1).take_while(|path| !path.exists());
-        let mut place =
-            TrialDirectory { directory: directory.to_owned(), made: missing.map(Path::to_owned).collect() };
+        let mut place = TrialDirectory {
+            directory: directory.to_owned(),
+            created: missing.map(Path::to_owned).collect(),
+        };
         let made = directory
             .parent()
             .map_or(Ok(()), |parent| DirBuilder::new().recursive(true).mode(0o700).create(parent));
@@ -160,7 +162,7 @@ impl Drop for TrialDirectory {
         if !self.directory.as_os_str().is_empty() {
             remove_tree(&self.directory);
         }
-        for directory in &self.made {
+        for directory in &self.created {
             // Another process may have put a file there.
             let _ = fs::remove_dir(directory);
         }

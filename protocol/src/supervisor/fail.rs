@@ -124,7 +124,7 @@ impl Supervisor {
                 }
                 LostCommit::None => {
                     self.disarm_phase(out);
-                    self.nobody_serves(at, out);
+                    self.restart_or_stop(at, out);
                 }
             },
         }
@@ -144,7 +144,7 @@ impl Supervisor {
     }
 
     /// Neither an incumbent nor a successor is left.
-    pub(super) fn nobody_serves(&mut self, at: Moment, out: &mut Vec<Action>) {
+    pub(super) fn restart_or_stop(&mut self, at: Moment, out: &mut Vec<Action>) {
         if !self.wanted {
             return self.ended(out);
         }
@@ -225,7 +225,7 @@ impl Supervisor {
                     self.steer_back(out);
                 }
                 self.blame(Reason::SuccessorExited(exit), out);
-                self.hurry_record(at, out);
+                self.shorten_record_limit(at, out);
             }
             // The incumbent was asked to resume already.
             Phase::Resuming => {}
@@ -247,7 +247,7 @@ impl Supervisor {
             Phase::Serving => {
                 self.note_crash(at);
                 self.handoff.target = Target::Committed;
-                self.nobody_serves(at, out);
+                self.restart_or_stop(at, out);
             }
             // The successor goes forward; no other process is left to wait for.
             Phase::Draining | Phase::Sealing => {
@@ -263,7 +263,7 @@ impl Supervisor {
             // From now on new clients wait for the successor, not for the dead process.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing => self.steer_forward(out),
             Phase::Canary => self.commit(at, out),
-            Phase::Committing | Phase::Reverting => self.hurry_record(at, out),
+            Phase::Committing | Phase::Reverting => self.shorten_record_limit(at, out),
             Phase::Recovering | Phase::Reaping | Phase::Stopped | Phase::Backoff | Phase::Stopping => {}
         }
     }
@@ -384,7 +384,7 @@ impl Supervisor {
     }
 
     /// A process has ended during a durable record: if none is left that serves, the time limit becomes shorter.
-    fn hurry_record(&mut self, at: Moment, out: &mut Vec<Action>) {
+    fn shorten_record_limit(&mut self, at: Moment, out: &mut Vec<Action>) {
         if !self.has_server() {
             self.arm(at, Deadline::Record, out);
         }

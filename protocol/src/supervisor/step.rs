@@ -235,7 +235,7 @@ impl Supervisor {
             Ok(version) => {
                 self.enter(at, Phase::Warming, Deadline::Prepare, out);
                 out.push(Action::Welcome(self.handoff.id, version));
-                let prepare = Prepare { grace_ms: self.left(at), lease_ms: self.parked_lease_ms(at) };
+                let prepare = Prepare { grace_ms: self.time_left_ms(at), lease_ms: self.parked_lease_ms(at) };
                 out.push(Action::ToSuccessor(self.handoff.id, ToService::Prepare(prepare)));
             }
             Err(none) => self.fail(at, Reason::Version(none), out),
@@ -338,7 +338,7 @@ impl Supervisor {
             self.outgoing =
                 Some(Outgoing { step, handoff: self.handoff.id, reports: self.answer.is_awaited });
             self.answer.is_awaited = false;
-            self.tell_outgoing(at, self.handoff.drain_grace_ms, out);
+            self.request_end(at, self.handoff.drain_grace_ms, out);
         }
     }
 

@@ -35,7 +35,7 @@ impl Service {
             ToService::Abort(_) => process.asked_to_end(),
             // The serving process learns from this that it stays.
             ToService::Commit(_)
-                if !self.processes.incumbent().is_some_and(|one| one.serial == process.serial) =>
+                if !self.processes.incumbent().is_some_and(|one| one.token == process.token) =>
             {
                 process.asked_to_end();
             }
@@ -143,7 +143,7 @@ impl Service {
         if !self.config.adapter.is_foreign() {
             return None;
         }
-        if self.over(process).is_some() {
+        if self.main_exit(process).is_some() {
             return None;
         }
         let path = self.file_of_shim(process.handoff, shim::PID);
@@ -154,20 +154,20 @@ impl Service {
     }
 
     /// How the main process of a program has ended whose other processes are still ending. A clause.
-    fn over(&self, process: &Process) -> Option<String> {
+    fn main_exit(&self, process: &Process) -> Option<String> {
         let is_shim = self.config.adapter.is_foreign();
-        is_shim.then(|| shim::is_over(&self.shared.dirs.adopt_socket(process.handoff))).flatten()
+        is_shim.then(|| shim::main_exit(&self.shared.dirs.adopt_socket(process.handoff))).flatten()
     }
 
     /// The same, of the serving program.
-    pub(in crate::supervisor) fn incumbent_over(&self) -> Option<String> {
-        self.processes.incumbent().and_then(|process| self.over(process))
+    pub(in crate::supervisor) fn incumbent_main_exit(&self) -> Option<String> {
+        self.processes.incumbent().and_then(|process| self.main_exit(process))
     }
 
     /// The same, as sentences.
-    pub(in crate::supervisor) fn shown_over(&self) -> Option<String> {
+    pub(in crate::supervisor) fn shown_main_exit(&self) -> Option<String> {
         let process = self.processes.incumbent()?;
-        let how = self.over(process)?;
+        let how = self.main_exit(process)?;
         let left = tree_of(process.pid()).into_iter().filter(|pid| *pid != process.pid()).collect();
         Some(format!(
             "The main {how}. What is left of the program has its stop signal, and up to {} to end; then the service is started \

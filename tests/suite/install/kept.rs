@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use super::Stored;
+use super::StoredService;
 use crate::support::version;
 
 #[test]
 fn a_rollback_is_an_upgrade_to_what_ran_before() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     for n in ["2", "3"] {
         let path = stored.rig.release(n, "");
         assert_eq!(stored.installed(&path, &[]).code, Some(0));
@@ -30,7 +30,7 @@ fn a_rollback_is_an_upgrade_to_what_ran_before() {
 
 #[test]
 fn a_version_that_is_not_kept_is_reported_with_the_kept_ones() {
-    let stored = Stored::serve("[update]\nkeep = 1\n");
+    let stored = StoredService::serve("[update]\nkeep = 1\n");
     for n in ["2", "3", "4"] {
         assert_eq!(stored.installed(&stored.rig.release(n, ""), &[]).code, Some(0));
     }
@@ -48,7 +48,7 @@ fn a_version_that_is_not_kept_is_reported_with_the_kept_ones() {
 
 #[test]
 fn what_is_pinned_outlives_the_others() {
-    let stored = Stored::serve("[update]\nkeep = 1\n");
+    let stored = StoredService::serve("[update]\nkeep = 1\n");
     let pinned = stored.run(&["pin", "s", "testee 1"]);
     assert_eq!(pinned.code, Some(0), "{pinned:?}");
     for n in ["2", "3", "4"] {
@@ -70,7 +70,7 @@ fn what_is_pinned_outlives_the_others() {
 
 #[test]
 fn a_version_that_fails_is_not_kept_and_can_be_tried_again() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let bad = stored.rig.release("2", "unhealthy");
     for _ in 0..2 {
         let ran = stored.installed(&bad, &[]);

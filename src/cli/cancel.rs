@@ -12,9 +12,10 @@ const EXAMPLES: &str = "\
 Examples:
   handoff cancel s3
 
-The exit code is 0 if the old version still serves, or if a start was called off and the service is
-stopped. The command that asked for the upgrade reports a rollback, with exit code 4. While the new
-version is on probation, this brings back the old one. After that: handoff rollback s3";
+The exit code is 0 if the old version still serves, or if a start was called
+off and the service is stopped. The command that asked for the upgrade reports
+a rollback, with exit code 4. While the new version is on probation, this
+brings back the old one. After that: handoff rollback s3";
 
 /// Call off the current upgrade or start
 #[derive(clap::Args)]

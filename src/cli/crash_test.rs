@@ -11,14 +11,17 @@ Examples:
   handoff crash-test ./s3.toml --load ./s3-load --data {dir}/data
   handoff crash-test ./s3.toml --quick --junit report.xml --load ./s3-load
   handoff crash-test ./s3.toml --soak 20m --seed 7 --load ./s3-load
-  handoff crash-test ./s3.toml --only upgrade:journal/synced:supervisor:kill --load ./s3-load
+  handoff crash-test ./s3.toml \\
+      --only upgrade:journal/synced:supervisor:kill --load ./s3-load
 
-Needs a handoff, and preferably a service too, that is built with the feature `crash-points`. Each run
-has its own directory: {dir} in the service file and in the load command stands for it. {listen.NAME}
-in the service file stands for the address of a listener, a free one. The load finds each address in
-HANDOFF_LISTEN_<NAME>, works until SIGTERM, and ends with one line of JSON, such as
-{\"ok\": true, \"acknowledged\": 120, \"lost\": 0, \"wrong\": 0, \"refused\": 0, \"reset\": 0, \"cut\": 0,
-\"longest_gap_ms\": 12.5}. The exit code is 0 if every check passed, 1 if one failed.";
+Needs a handoff, and preferably a service too, that is built with the feature
+`crash-points`. Each run has its own directory: {dir} in the service file and
+in the load command stands for it. {listen.NAME} in the service file stands
+for the address of a listener, a free one. The load finds each address in
+HANDOFF_LISTEN_<NAME>, works until SIGTERM, and ends with one line of JSON,
+such as {\"ok\": true, \"acknowledged\": 120, \"lost\": 0, \"wrong\": 0,
+\"refused\": 0, \"reset\": 0, \"cut\": 0, \"longest_gap_ms\": 12.5}. The exit
+code is 0 if every check passed, 1 if one failed.";
 
 /// Kill and stop every process at every point, under load
 #[derive(clap::Args)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, one_line};
 use super::table::{self, wrapped};
 use super::{Json, ask, human};
 use crate::config::{self, Dirs};
@@ -32,17 +32,26 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
         return Ok(Exit::Done);
     }
     if services.is_empty() {
-        out.line("The daemon has no services.");
+        out.line(none(dirs));
     } else {
         out.line(table(&services));
         for (status, problem) in
             services.iter().filter_map(|status| status.problem.as_ref().map(|it| (status, it)))
         {
-            out.line(wrapped(&format!("{}: {problem}", status.service), 2));
+            out.line(wrapped(&format!("{}: {}", status.service, one_line(problem)), 2));
         }
     }
     print_mistakes(&misnamed, out);
     Ok(Exit::Done)
+}
+
+/// What is said in place of a list without services.
+pub(super) fn none(dirs: &Dirs) -> String {
+    let directory = dirs.config.join("services");
+    one_line(&format!(
+        "The daemon has no services. Their files belong in {}, unless the daemon was started with another --config-dir.",
+        directory.display()
+    ))
 }
 
 /// The files in the directory of the service files that the daemon does not read, because their names are not service
@@ -70,7 +79,7 @@ pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
 /// Prints the mistakes below the services.
 pub(super) fn print_mistakes(misnamed: &[config::Error], out: &mut Output) {
     for error in misnamed {
-        out.line(wrapped(&error.to_string(), 2));
+        out.line(wrapped(&one_line(&error.to_string()), 2));
     }
 }
 

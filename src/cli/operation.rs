@@ -2,6 +2,7 @@
 //! progress, and the end.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::interrupt::{ContinuationHint, Interrupt};
-use super::output::{Output, Style, note};
+use super::output::{Output, Style, note, one_line};
 use super::{human, sentence};
 use crate::config::Dirs;
 use crate::control::Client;
@@ -22,6 +23,15 @@ pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Ex
     Ok(match outcome.outcome {
         Ending::RolledBack => Exit::RolledBack,
         Ending::Failed => Exit::Failed,
+        Ending::Stopped if !matches!(request, Request::Stop(_)) => {
+            if !out.is_json() {
+                note(format!(
+                    "Another command has stopped {0}. To start it: handoff start {0}",
+                    outcome.service
+                ));
+            }
+            Exit::Failed
+        }
         Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged | Ending::Staged => {
             Exit::Done
         }
@@ -36,9 +46,15 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
     client.call(&Request::Ping, &mut |_| {})?;
     let interrupt = Interrupt::hold();
     let mut display = ProgressDisplay::new(out.is_json());
-    let goes_on = ContinuationHint::of(request);
-    let watch = interrupt.print_on_interrupt(out.is_json(), display.bar(), || goes_on);
-    let answer = client.call(request, &mut |progress| display.show(&progress, out));
+    let (shown, asked) = (Arc::new(Mutex::new(String::new())), request.clone());
+    let phase = Arc::clone(&shown);
+    let watch = interrupt.print_on_interrupt(out.is_json(), display.bar(), move || {
+        ContinuationHint::of(&asked, &phase.lock().unwrap_or_else(PoisonError::into_inner))
+    });
+    let answer = client.call(request, &mut |progress| {
+        shown.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&progress.phase);
+        display.show(&progress, out);
+    });
     drop(watch);
     display.clear();
     match answer? {
@@ -59,7 +75,7 @@ pub(super) fn print_outcome(outcome: &Outcome, out: &mut Output) {
     if out.is_json() {
         out.object(&json!({ "outcome": outcome }));
     } else {
-        out.line(mark(Style::of_stdout(), &sentence::of(outcome)));
+        out.line(mark(Style::of_stdout(), &one_line(&sentence::of(outcome))));
     }
 }
 
@@ -118,5 +134,5 @@ impl ProgressDisplay {
 pub(super) fn line(progress: &Progress) -> String {
     let at = format!("+{}", human::span(progress.at_us));
     let detail = progress.detail.as_ref().map_or_else(String::new, |detail| format!("  {detail}"));
-    format!("{at:>10}  {:<10}{detail}", progress.phase).trim_end().to_owned()
+    one_line(format!("{at:>10}  {:<10}{detail}", progress.phase).trim_end())
 }

@@ -90,13 +90,28 @@ pub(super) fn note(text: impl Display) {
 const COLOURS: [&str; 5] = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"];
 
 fn hexadecimal(character: char) -> String {
-    format!("\\x{:02x}", u32::from(character))
+    match u32::from(character) {
+        code @ ..=0xff => format!("\\x{code:02x}"),
+        code => format!("\\u{{{code:x}}}"),
+    }
+}
+
+/// Whether a character changes the direction of the text around it, so that other text is shown than is there.
+fn turns_text(character: char) -> bool {
+    matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A value that comes from outside, as one line: the name of a file or what a program says must not look like a line of
+/// this command.
+pub(super) fn one_line(value: &str) -> String {
+    value.replace('\n', "\\n")
 }
 
 fn escaped(text: &str, escape: fn(char) -> String) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        match character.is_control() && !matches!(character, '\n' | '\t') {
+        let acts = character.is_control() && !matches!(character, '\n' | '\t');
+        match acts || turns_text(character) {
             true => shown += &escape(character),
             false => shown.push(character),
         }
@@ -179,6 +194,7 @@ mod tests {
             ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
             ("\x1b[2J\x1b", "\\x1b[2J\\x1b"),
             ("\u{9b}2J\x7f\r", "\\x9b2J\\x7f\\x0d"),
+            ("a\u{202e}b\u{2066}c", "a\\u{202e}b\\u{2066}c"),
         ];
         for (text, shown) in table {
             assert_eq!(Style { coloured: true }.escape_controls(text), shown);

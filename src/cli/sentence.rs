@@ -82,8 +82,9 @@ fn ending(outcome: &Outcome) -> String {
 fn remaining_connections(connections: Option<Connections>) -> String {
     match connections {
         Some(Connections { open: open @ 1.., unread, unanswered }) => format!(
-            " The old process had {open} connections when it got its stop signal: {unread} with a request that it had not read, \
-             {unanswered} with one under way."
+            " The old process had {open} {} when it got its stop signal: {unread} with a request that it had not read, \
+             {unanswered} with one under way.",
+            if open == 1 { "connection" } else { "connections" }
         ),
         Some(Connections { open: 0, .. }) | None => String::new(),
     }
@@ -137,6 +138,8 @@ mod tests {
              was ended and serves again. The old process had 8 connections when it got its stop signal: 2 with a request that it \
              had not read, 1 with one under way."
         );
+        outcome.connections = Some(Connections { open: 1, unread: 0, unanswered: 1 });
+        assert!(of(&outcome).contains("had 1 connection when"));
         (outcome.restarted, outcome.connections) = (false, None);
         outcome.outcome = Ending::Failed;
         assert_eq!(of(&outcome), "s3 failed after 2.1 ms: the new process exited with status 1.");

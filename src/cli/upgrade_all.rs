@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::interrupt::{ContinuationHint, Interrupt};
-use super::output::{Output, note};
+use super::output::{Output, note, one_line};
 use super::rollout::Rollout;
 use super::{list, operation};
 use crate::config::{self, Dirs};
@@ -166,12 +166,18 @@ impl UpgradeSummary {
         match result {
             Ok(outcome) => {
                 operation::print_outcome(&outcome, out);
-                let is_good = !matches!(outcome.outcome, Ending::RolledBack | Ending::Failed);
-                let list = if is_good { &mut self.committed } else { &mut self.rolled_back };
+                let (list, exit) = match outcome.outcome {
+                    Ending::RolledBack => (&mut self.rolled_back, Some(Exit::RolledBack)),
+                    // Another command has stopped it.
+                    Ending::Failed | Ending::Stopped => (&mut self.failed, self.exit.or(Some(Exit::Failed))),
+                    Ending::Committed | Ending::Started | Ending::Unchanged | Ending::Staged => {
+                        (&mut self.committed, self.exit)
+                    }
+                };
+                let is_good =
+                    !matches!(outcome.outcome, Ending::RolledBack | Ending::Failed | Ending::Stopped);
                 list.push(service.clone());
-                if !is_good {
-                    self.exit = Some(Exit::RolledBack);
-                }
+                self.exit = exit;
                 is_good
             }
             // The service runs a newer version than its file names, and keeps it.
@@ -179,7 +185,7 @@ impl UpgradeSummary {
                 if out.is_json() {
                     out.object(&json!({ "passed_over": { "service": service, "state": "serving", "because": error.kind } }));
                 } else {
-                    out.line(format!("{service} is passed over: {error}"));
+                    out.line(one_line(&format!("{service} is passed over: {error}")));
                 }
                 self.passed_over.push(service.clone());
                 true

@@ -13,7 +13,8 @@ use crate::control::api::{Request, Response, VersionStatus};
 const EXAMPLES: &str = "\
 Examples:
   handoff versions s3
-  handoff versions s3 --json | jq -r '.versions[] | select(.current) | .stored'";
+  handoff versions s3 --json |
+      jq -r '.versions[] | select(.current) | .stored'";
 
 /// Show the stored versions of a service
 #[derive(clap::Args)]

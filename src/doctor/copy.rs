@@ -67,18 +67,19 @@ fn import_of(service: &Service, given: &Path) -> Import {
     }
 }
 
-/// Copies the program of a service as the daemon would, into a temporary directory, and removes the copy. A directory
-/// is checked without a copy. Starts nothing. The error is the cause and the hint.
+/// Copies the program of a service as the daemon would, into a temporary directory, and removes the copy. A directory,
+/// and a program that is started in its place, is checked without a copy. Starts nothing. The error is the cause and the hint.
 pub fn check_copy(service: &Service, versions: &Path) -> Result<(), (String, String)> {
+    let refused = |error: store::Error| (error.to_string(), error.hint());
     if !service.update.store {
-        return Ok(());
+        let search = import_of(service, &service.binary).search;
+        return store::check_program(&service.binary, search.as_deref()).map_err(refused);
     }
     if let Some(why) = executes_nothing(versions) {
         let (cause, hint) = why.split_once("; ").unwrap_or((&why, ""));
         return Err((cause.to_owned(), hint.to_owned()));
     }
     let import = import_of(service, &service.binary);
-    let refused = |error: store::Error| (error.to_string(), error.hint());
     if service.binary.is_dir() {
         // A copy of all its files would take too long.
         return check_tree(&import).map_err(refused);

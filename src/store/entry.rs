@@ -13,6 +13,15 @@ pub fn check_tree(import: &Import) -> Result<(), Error> {
     check(&import.path, &import.path, import).map(drop)
 }
 
+/// Whether this machine can execute a program in its place. `search` is where `env` looks for the interpreter of a
+/// script. A program that this user may execute but not read is not looked into. Accesses the file system.
+pub fn check_program(path: &Path, search: Option<&std::ffi::OsStr>) -> Result<(), Error> {
+    match elf::check(path, path, search) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        checked => checked.map(drop),
+    }
+}
+
 /// Checks that the member to start is named.
 pub(super) fn check_named(given: &Path, member: Option<&str>) -> Result<(), Error> {
     if member.is_some() {

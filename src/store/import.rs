@@ -29,6 +29,8 @@ pub struct Import {
     pub path: PathBuf,
     /// The member of an archive, or the file of a tree, to start. Relative to the top.
     pub member: Option<String>,
+    /// Whether only an archive or a directory is meant, since one of its members was named for it.
+    pub has_members: bool,
     /// Import a whole archive: the member is the file to start.
     pub tree: bool,
     /// Maximum size to copy or unpack, in bytes.
@@ -83,6 +85,10 @@ impl Store {
     pub fn import(&self, import: &Import, step: &mut dyn FnMut(ImportStep)) -> Result<Imported, Error> {
         step(ImportStep::Copying);
         let given = SourceFile::open(&import.path)?;
+        if let (true, SourceForm::Program, Some(member)) = (import.has_members, given.form, &import.member) {
+            let cause = format!("it is no archive and no directory, so it has no member {member}");
+            return Err(Error::refused(&import.path, cause, "leave out --member, or name the archive"));
+        }
         if let Some(there) = self.find_same(import, &given, step)? {
             return self.reused(&there, import, &given);
         }

@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use content_match::{ContentMatch, PathRecord};
-pub use entry::check_tree;
+pub use entry::{check_program, check_tree};
 pub use error::Error;
 pub use import::{Import, ImportStep, Imported};
 pub use meta::{FileStamp, Id, Source, UsageRecord, Version, VersionKind, VersionMetadata};
@@ -48,6 +48,8 @@ pub use verify::{Evidence, Require, Trust, is_public_key};
 /// The prefix of directories that the next process removes.
 pub(crate) const INCOMING: &str = "incoming-";
 const FILES: &str = "files";
+/// The least digits of a hash that mean a version.
+const HASH_DIGITS_MIN: usize = 4;
 const MADE: &str = "made.json";
 const USED: &str = "used.json";
 
@@ -154,18 +156,32 @@ impl Store {
         self.files_of(&version.metadata.id).join(&version.metadata.entry)
     }
 
-    /// Finds the one version that matches a prefix of its hash, or its version text.
+    /// Finds the one version that matches a prefix of its hash, or its version text, or the words at the end of that:
+    /// `2.3.1` means `web 2.3.1`. A hash or a whole text comes before the end of one.
     pub fn find_by_word(&self, word: &str) -> Result<Version, Error> {
         let versions = self.versions();
-        let is_hash = word.len() >= 4;
+        let is_hash = word.len() >= HASH_DIGITS_MIN;
+        let is_named = |it: &Version, fits: &dyn Fn(&str) -> bool| {
+            [&it.usage.told, &it.metadata.version].into_iter().flatten().any(|name| fits(name))
+        };
         let fits = |it: &&Version| {
             (is_hash && it.metadata.id.to_string().starts_with(&word.to_ascii_lowercase()))
-                || it.usage.told.as_deref() == Some(word)
-                || it.metadata.version.as_deref() == Some(word)
+                || is_named(it, &|name| name == word)
         };
-        let fitting: Vec<&Version> = versions.iter().filter(fits).collect();
+        let ends_in_word = |name: &str| name.strip_suffix(word).is_some_and(|before| before.ends_with(' '));
+        let mut fitting: Vec<&Version> = versions.iter().filter(fits).collect();
+        if fitting.is_empty() && !word.is_empty() {
+            fitting = versions.iter().filter(|it| is_named(it, &ends_in_word)).collect();
+        }
+        let is_short_hash = !is_hash && !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         match fitting[..] {
             [version] => Ok(version.clone()),
+            [] if is_short_hash => {
+                let cause = format!(
+                    "no version is named {word:?}, and a hash needs {HASH_DIGITS_MIN} digits or more"
+                );
+                Err(Error::Unknown { cause })
+            }
             [] => Err(Error::Unknown { cause: format!("no version {word:?} is kept") }),
             [..] => {
                 let ids: Vec<String> = fitting.iter().map(|it| it.metadata.id.to_string()).collect();

@@ -111,7 +111,9 @@ fn a_start_that_is_called_off_leaves_the_service_stopped() {
     let start = begin(&rig, &["start", "s"]);
     wait_for("it to warm", || is_in(&rig, "warming"));
     assert_eq!(cancel(&rig).unwrap().outcome, Ending::Stopped);
-    assert_eq!(end(start).0, Some(0), "the start command reports the same");
+    let (code, told) = end(start);
+    assert_eq!(code, Some(1), "it does not run, which was asked for: {told}");
+    assert!(told.contains("s is stopped"), "{told}");
     assert_eq!(rig.status("s").state, State::Stopped);
     assert!(ask(address, "version").is_err(), "no process listens");
     assert!(crate::support::processes_of(&rig.path("testee-1")).is_empty());

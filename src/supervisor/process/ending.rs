@@ -13,7 +13,7 @@ use crate::config::{self, StopSignal, format_duration_ms};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind, signal_names, signal_of};
 use crate::shim::{self, killed};
-use crate::supervisor::service::{Service, phase_of};
+use crate::supervisor::service::Service;
 use crate::sys::clock::as_ms;
 use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
 
@@ -175,23 +175,6 @@ impl Service {
             format_duration_ms(self.config.stop_grace_ms),
             shim::named(&left)
         ))
-    }
-
-    /// The error if it is too late to cancel, or there is nothing to cancel.
-    pub(in crate::supervisor) fn nothing_to_cancel(&self) -> Error {
-        let message = format!(
-            "Nothing that can be cancelled is under way for {:?}: {}.",
-            self.name.as_str(),
-            phase_of(self.machine.phase(), self.machine.incumbent())
-        );
-        let hint = match self.machine.phase() {
-            Phase::Sealing => format!(
-                "Its old program has been told to end, so the upgrade goes forward; to go back then: handoff rollback {}",
-                self.name
-            ),
-            _ => format!("To see what it does: handoff status {}", self.name),
-        };
-        Error::new(Kind::NothingToCancel, message, hint)
     }
 
     /// What keeps a starting program from its listeners, or the old one from its end, as its shim reports.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use handoff_protocol::reason::Reason;
 use handoff_protocol::record::{Binary, Current, Fact};
-use handoff_protocol::supervisor::{Phase, Request, Target};
+use handoff_protocol::supervisor::{Incumbent, Phase, Request, Target};
 use tokio::task::spawn_local;
 
 use super::FirstProgram;
@@ -248,6 +248,16 @@ impl Service {
     pub(in crate::supervisor) fn instead(&self, target: Target) -> Option<PathBuf> {
         let is_in_place = target == Target::Committed && !self.config.update.store;
         is_in_place.then(|| self.config.binary.clone())
+    }
+
+    /// The same hint as a clause for the status, for a service that does not serve.
+    pub(in crate::supervisor) fn start_hint(&self, reason: &Reason) -> Option<String> {
+        let serves = self.machine.incumbent() != Incumbent::Absent;
+        self.adapter_hint(reason).filter(|_| !serves)?;
+        Some(format!(
+            "if it does not embed the library of handoff, its file needs the key adapter: handoff doctor {} says which",
+            self.name
+        ))
     }
 
     /// A hint for a program that does not seem to speak the protocol: it binds by itself, and finds the address in

@@ -101,7 +101,7 @@ impl Daemon {
 }
 
 impl Pipeline {
-    /// Begins at once. An error says that another version is being brought in.
+    /// Begins at once. An error says what the service is busy with.
     pub(in crate::supervisor) fn now(
         handle: Handle,
         config: config::Service,
@@ -109,7 +109,7 @@ impl Pipeline {
         progress: Option<ProgressSink>,
     ) -> Result<Self, Error> {
         let turn = handle.import_lock().try_lock_owned();
-        let busy = |_| Error::busy(&config.name, "another version is brought in");
+        let busy = |_| handle.read(Service::is_at_work);
         let turn = turn.map_err(busy)?;
         Ok(Self::begin(handle, config, asked, progress, turn))
     }
@@ -358,6 +358,7 @@ pub(crate) fn import_of(
     Import {
         path: path.to_owned(),
         member: claims.member.clone().or_else(|| config.update.member.clone()),
+        has_members: claims.member.is_some(),
         tree: claims.tree.unwrap_or(config.update.tree),
         max_size_bytes: config.update.max_size_bytes,
         evidence: claims.evidence.clone(),

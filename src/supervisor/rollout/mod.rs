@@ -2,6 +2,7 @@
 
 mod attempts;
 mod binary;
+mod busy;
 mod first;
 mod hooks;
 mod install;

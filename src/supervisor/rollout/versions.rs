@@ -270,7 +270,8 @@ impl Service {
             let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
             let hint =
                 format!("Generations whose versions are kept: {kept}; see: handoff versions {}", self.name);
-            Error::rejected(&self.name, cause, hint)
+            let message = format!("Service {:?} cannot go back: {cause}.", self.name.as_str());
+            Error::new(Kind::UnknownVersion, message, hint)
         })
     }
 }
@@ -430,8 +431,8 @@ impl Daemon {
     ) -> Result<Vec<api::VersionStatus>, Error> {
         let (store, lane) = (handle.store(), handle.lanes().imports);
         let version = store.find_by_word(&asked.version).map_err(|error| {
-            let message = format!("Nothing of service {:?} is pinned: {error}.", asked.service.as_str());
-            Error::new(Kind::Rejected, message, error.hint())
+            let message = format!("Service {:?}: {error}.", asked.service.as_str());
+            Error::new(Kind::UnknownVersion, message, error.hint())
         })?;
         let at = store.path_of(&version);
         let pinned = lane.run(move || store.pin(&version.metadata.id, asked.pinned)).await;
@@ -454,7 +455,7 @@ impl Daemon {
             // An upgrade holds the turn until its probation is over, and removes versions itself.
             match turn.try_lock() {
                 Ok(_turn) => removed.extend(collect(&handle).await?),
-                Err(_) if is_one => return Err(Error::busy(&name, "another version is brought in")),
+                Err(_) if is_one => return Err(handle.read(Service::is_at_work)),
                 Err(_) => {
                     tracing::info!(service = %name, "another version is brought in: nothing is removed now")
                 }

@@ -118,7 +118,8 @@ impl Service {
             Action::Failed(reason) => {
                 let reason = self.without_own_error(reason);
                 tracing::warn!(handoff = %self.machine.handoff(), "{reason}");
-                self.problems.failed(self.with_requests(&reason));
+                let hint = self.start_hint(&reason).map_or_else(String::new, |hint| format!(" ({hint})"));
+                self.problems.failed(format!("{}{hint}", self.with_requests(&reason)));
             }
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),

@@ -11,7 +11,7 @@ use crate::support::{Rig, service, signal, version, wait_for};
 
 /// Starts a command with SIGINT enabled. A test that runs in the background ignores SIGINT, and a child would inherit
 /// that.
-fn begin(rig: &Rig, args: &[&str]) -> Child {
+pub(super) fn begin(rig: &Rig, args: &[&str]) -> Child {
     let whole = rig.handoff(args);
     let mut command = Command::new("env");
     command.arg("--default-signal=INT").arg(whole.get_program()).args(whole.get_args());

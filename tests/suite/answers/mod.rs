@@ -1,5 +1,6 @@
 //! The errors of `handoff`: the cause, the place, and a step that works.
 
+mod busy;
 mod environment;
 mod files;
 mod interrupt;

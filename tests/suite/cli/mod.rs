@@ -2,6 +2,7 @@
 
 mod logs;
 mod support;
+mod words;
 
 use std::io::Read;
 use std::process::Stdio;
@@ -267,6 +268,20 @@ fn check_finds_mistakes_without_a_daemon() {
     assert_eq!(lines[3], format!("{}:2:1: leas: unknown key; did you mean \"lease\"?", typo.display()));
 
     assert_eq!(world.run(&["check", "s3"]).code, Some(0), "other files do not matter");
+    for (content, cause) in [
+        ("#!/bin/sh\r\n", "its #! line ends with a carriage return; convert the file (sed -i 's/\\r$//')"),
+        ("echo begins\n", "it is not a program"),
+    ] {
+        let program = world.write("in-place", content);
+        executable(&program);
+        for store in [true, false] {
+            world.write("etc/services/in-place.toml", &format!("binary = {program:?}\nstore = {store}\n"));
+            let refused = world.run(&["check", "in-place"]);
+            assert_eq!(refused.code, Some(3), "store = {store}: {refused:?}");
+            assert!(refused.stdout.contains(cause), "store = {store}: {refused:?}");
+        }
+    }
+    std::fs::remove_file(world.path("etc/services/in-place.toml")).unwrap();
     let unknown = world.run(&["check", "s33"]);
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.stderr.contains("Did you mean \"s3\"?"), "{unknown:?}");

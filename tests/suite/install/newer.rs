@@ -226,6 +226,10 @@ fn a_program_that_does_not_speak_the_protocol_gets_a_hint_about_the_key() {
     let stored = StoredService { rig, address };
     let ran = stored.run(&["start", "s"]);
     assert!(ran.code == Some(1) && ran.said.contains("needs the key adapter"), "{ran:?}");
+    for verb in ["status", "list"] {
+        let told = stored.run(&[verb]).said;
+        assert!(told.contains("needs the key adapter: handoff doctor s says which"), "{told}");
+    }
 }
 
 #[test]

@@ -53,6 +53,18 @@ fn what_cannot_run_is_refused_with_its_cause() {
     stored.refuses(stored.rig.path("nothing"), &[], "does not exist");
     stored.refuses(stored.rig.path("data"), &[], "which file of this directory");
 
+    stored.refuses(
+        write("crlf", b"#!/bin/sh\r\nexit 0\r\n", 0o755),
+        &[],
+        "its #! line ends with a carriage return. Convert the file (sed -i 's/\\r$//')",
+    );
+    let program = write("program", &second, 0o755);
+    stored.refuses(
+        program,
+        &["--member", "testee"],
+        "it is no archive and no directory, so it has no member testee",
+    );
+
     let archive = packed("dist/testee", &second);
     stored.refuses(write("cut.tar.gz", &archive[..archive.len() / 2], 0o644), &[], "truncated");
     let whole = write("whole.tar.gz", &archive, 0o644);
@@ -66,7 +78,7 @@ fn what_cannot_run_is_refused_with_its_cause() {
         };
     let refusals = entries.iter().filter(|it| it.outcome == Ending::Rejected);
     assert!(refusals.clone().all(|it| it.operation == Operation::Install && it.reason.is_some()));
-    assert_eq!(refusals.count(), 12);
+    assert_eq!(refusals.count(), 14);
     let last = stored.run(&["history", "s", "--last"]).said;
     assert!(last.contains("it should be 0000"), "{last}");
 }

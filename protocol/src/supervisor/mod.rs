@@ -47,6 +47,7 @@ mod invariants;
 mod phase;
 mod probation;
 mod recover;
+mod requests;
 mod retire;
 mod step;
 mod timers;

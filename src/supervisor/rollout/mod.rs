@@ -4,6 +4,7 @@ mod attempts;
 mod binary;
 mod busy;
 mod first;
+mod going_back;
 mod hooks;
 mod install;
 mod origin;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::control::Error;
+use crate::control::{Error, Kind};
 use crate::store::Version;
 use crate::supervisor::service::Service;
 

@@ -50,7 +50,7 @@ struct Request {
 
 /// Takes in the versions that were installed without a daemon. Returns the staged version.
 pub fn recall(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
-    match take_in(state, store)? {
+    match move_to_store(state, store)? {
         Some(staged) => Ok(Some(staged)),
         None => staged(state),
     }
@@ -81,7 +81,7 @@ pub fn unstage(state: &Path) -> io::Result<()> {
 
 /// Installs a version without a daemon: verifies it as a daemon does, and copies it unless it runs `in_place`.
 /// Returns where it is kept until a daemon takes it in. It is on the disk then.
-pub fn bring(state: &Path, import: &Import, in_place: Option<PathBuf>) -> Result<PathBuf, Error> {
+pub fn install(state: &Path, import: &Import, in_place: Option<PathBuf>) -> Result<PathBuf, Error> {
     let spool = state.join(SPOOL);
     let failed = |what| Error::io(what, &spool);
     DirBuilder::new().recursive(true).mode(0o700).create(&spool).map_err(failed("make the directory"))?;
@@ -97,7 +97,7 @@ pub fn bring(state: &Path, import: &Import, in_place: Option<PathBuf>) -> Result
         None => {
             let store = Store::open(&fresh.0.join(VERSIONS)).map_err(Error::io("list it", &fresh.0))?;
             let imported = store.import(import, &mut |_| {})?;
-            let made = imported.version.made;
+            let made = imported.version.metadata;
             // Its final path is known when it is in the store.
             let staged = Staged { binary: made.entry, given, version: made.version, is_checked: false };
             Request { id: Some(made.id.to_string()), staged }
@@ -116,7 +116,7 @@ pub fn withdraw(place: &Path) -> bool {
 }
 
 /// Moves all versions from the spool to the store, and stages the newest. Returns that one.
-fn take_in(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
+fn move_to_store(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
     let spool = state.join(SPOOL);
     let entries = match fs::read_dir(&spool) {
         Ok(entries) => entries,
@@ -128,7 +128,7 @@ fn take_in(state: &Path, store: &Store) -> Result<Option<Staged>, Error> {
         let name = entry.file_name().to_string_lossy().into_owned();
         match name.parse::<u64>() {
             Ok(number) => numbers.push(number),
-            Err(_) if name.strip_prefix(NEW).is_some_and(is_of_nobody) => remove(&entry.path()),
+            Err(_) if name.strip_prefix(NEW).is_some_and(is_orphaned) => remove(&entry.path()),
             Err(_) => {}
         }
     }
@@ -176,7 +176,7 @@ fn settle(spool: &Path, fresh: &Path) -> io::Result<PathBuf> {
 }
 
 /// Whether the process with this pid is gone.
-fn is_of_nobody(pid: &str) -> bool {
+fn is_orphaned(pid: &str) -> bool {
     pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 

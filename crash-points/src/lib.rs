@@ -32,7 +32,7 @@ macro_rules! crash_point {
 pub const VARIABLE: &str = "HANDOFF_CRASH_POINTS";
 
 #[cfg(feature = "active")]
-pub use harness::{Answer, parties, reach};
+pub use harness::{Instruction, parties, reach};
 
 #[cfg(feature = "active")]
 mod harness {
@@ -49,7 +49,7 @@ mod harness {
 
     /// What the harness orders at a point.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum Answer {
+    pub enum Instruction {
         /// Continue.
         Go,
         /// The process exits with this code.
@@ -60,7 +60,7 @@ mod harness {
         Wait(u64),
     }
 
-    impl Answer {
+    impl Instruction {
         /// Reads what `Display` writes.
         pub fn parse(text: &str) -> Option<Self> {
             match text.split_once(' ') {
@@ -73,7 +73,7 @@ mod harness {
         }
     }
 
-    impl std::fmt::Display for Answer {
+    impl std::fmt::Display for Instruction {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             match self {
                 Self::Go => f.write_str("go"),
@@ -99,10 +99,10 @@ mod harness {
         let Some(harness) = HARNESS.get_or_init(find) else { return };
         let name = name();
         match ask(harness, &name) {
-            Answer::Go => {}
-            Answer::Exit(code) => std::process::exit(code),
-            Answer::Panic => panic!("told to panic at {name}"),
-            Answer::Wait(ms) => std::thread::sleep(Duration::from_millis(ms)),
+            Instruction::Go => {}
+            Instruction::Exit(code) => std::process::exit(code),
+            Instruction::Panic => panic!("told to panic at {name}"),
+            Instruction::Wait(ms) => std::thread::sleep(Duration::from_millis(ms)),
         }
     }
 
@@ -119,7 +119,7 @@ mod harness {
         Channel::from_fd(socket)
     }
 
-    fn ask(harness: &Mutex<Channel>, name: &str) -> Answer {
+    fn ask(harness: &Mutex<Channel>, name: &str) -> Instruction {
         let [incumbent, successor, outgoing] = [0, 1, 2].map(|at: usize| PARTIES[at].load(Ordering::Relaxed));
         let channel = harness.lock().unwrap_or_else(PoisonError::into_inner);
         let mut answer = Vec::new();
@@ -129,9 +129,9 @@ mod harness {
         match asked {
             Ok(Some(packet)) => {
                 let text = String::from_utf8_lossy(&answer[..packet.len]);
-                Answer::parse(&text).unwrap_or(Answer::Go)
+                Instruction::parse(&text).unwrap_or(Instruction::Go)
             }
-            Ok(None) | Err(_) => Answer::Go,
+            Ok(None) | Err(_) => Instruction::Go,
         }
     }
 }

@@ -22,7 +22,7 @@ struct Shared {
     address: SocketAddr,
     over: AtomicBool,
     gap: Gap,
-    found: Mutex<LoadResult>,
+    result: Mutex<LoadResult>,
     acknowledged: Mutex<BTreeSet<String>>,
 }
 
@@ -31,7 +31,7 @@ pub fn load(file: &Path) -> Result<bool, Error> {
         address: std::env::var("HANDOFF_LISTEN_MAIN")?.parse()?,
         over: AtomicBool::new(false),
         gap: Gap::begin(),
-        found: Mutex::default(),
+        result: Mutex::default(),
         acknowledged: Mutex::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -70,14 +70,14 @@ impl Shared {
         if answer.split_once(' ').is_some_and(|(_, echoed)| echoed == line) {
             lock(&self.acknowledged).insert(line);
         } else {
-            let mut found = lock(&self.found);
+            let mut found = lock(&self.result);
             found.wrong += 1;
             found.first.get_or_insert(format!("{line:?} was answered by {answer:?}"));
         }
     }
 
     fn count(&self, error: &io::Error) {
-        let mut found = lock(&self.found);
+        let mut found = lock(&self.result);
         match error.kind() {
             io::ErrorKind::ConnectionRefused => found.refused += 1,
             io::ErrorKind::UnexpectedEof => found.cut += 1,
@@ -89,7 +89,7 @@ impl Shared {
     }
 
     fn conclude(self, file: &Path) -> Result<LoadResult, Error> {
-        let mut found = self.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut found = self.result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let text = std::fs::read_to_string(file)?;
         let written: BTreeSet<&str> = text.lines().collect();
         let acknowledged = lock(&self.acknowledged);

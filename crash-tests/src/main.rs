@@ -22,15 +22,15 @@ use services::Services;
 #[command(name = "crash-tests", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct Args {
     /// Which service
-    #[arg(long, value_enum, default_value_t = Which::All)]
-    service: Which,
+    #[arg(long, value_enum, default_value_t = ServiceKind::All)]
+    service: ServiceKind,
     /// The directory in which cargo has built all services; they are built otherwise
     #[arg(long, value_name = "DIR", hide = true)]
     built: Option<PathBuf>,
     #[command(flatten)]
-    choice: Selection,
+    selection: Selection,
     #[command(subcommand)]
-    load: Option<Load>,
+    load: Option<LoadKind>,
 }
 
 const EXAMPLES: &str = "\
@@ -43,7 +43,7 @@ Examples:
   cargo crash-tests --service s3 --only upgrade:journal/synced:supervisor:kill";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Which {
+enum ServiceKind {
     /// The S3 server of the examples; exclusive mode.
     S3,
     /// The service of the end-to-end tests; exclusive mode.
@@ -61,7 +61,7 @@ enum Which {
 }
 
 #[derive(Debug, Subcommand)]
-enum Load {
+enum LoadKind {
     /// The load of the S3 server
     #[command(hide = true)]
     LoadS3,
@@ -82,8 +82,8 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let ended = match &args.load {
-        Some(Load::LoadS3) => s3::load(),
-        Some(Load::LoadLines { file }) => lines::load(file),
+        Some(LoadKind::LoadS3) => s3::load(),
+        Some(LoadKind::LoadLines { file }) => lines::load(file),
         None => run(&args),
     };
     match ended {
@@ -106,24 +106,24 @@ fn run(args: &Args) -> Result<bool, Error> {
         }
     };
     let mut good = true;
-    for which in Which::value_variants() {
-        if *which != Which::All && [*which, Which::All].contains(&args.service) {
-            good &= run_one(*which, &services, &args.choice)?;
+    for which in ServiceKind::value_variants() {
+        if *which != ServiceKind::All && [*which, ServiceKind::All].contains(&args.service) {
+            good &= run_one(*which, &services, &args.selection)?;
         }
     }
     Ok(good)
 }
 
-fn run_one(which: Which, services: &Services, choice: &Selection) -> Result<bool, Error> {
+fn run_one(which: ServiceKind, services: &Services, selection: &Selection) -> Result<bool, Error> {
     let name = which.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let program = services.program.clone();
     let (prepared, load) = match which {
-        Which::S3 => (services.s3()?, vec![OsString::from("load-s3")]),
-        Which::Lines => (services.lines(&name, "exclusive")?, lines_load()),
-        Which::Overlap | Which::All => (services.lines(&name, "overlap")?, lines_load()),
-        Which::Inject => (services.plain(&name, "inject", "exclusive")?, lines_load()),
-        Which::InjectOverlap => (services.plain(&name, "inject", "overlap")?, lines_load()),
-        Which::ListenFds => (services.plain(&name, "listen-fds", "exclusive")?, lines_load()),
+        ServiceKind::S3 => (services.s3()?, vec![OsString::from("load-s3")]),
+        ServiceKind::Lines => (services.lines(&name, "exclusive")?, lines_load()),
+        ServiceKind::Overlap | ServiceKind::All => (services.lines(&name, "overlap")?, lines_load()),
+        ServiceKind::Inject => (services.plain(&name, "inject", "exclusive")?, lines_load()),
+        ServiceKind::InjectOverlap => (services.plain(&name, "inject", "overlap")?, lines_load()),
+        ServiceKind::ListenFds => (services.plain(&name, "listen-fds", "exclusive")?, lines_load()),
     };
     let subject = Subject {
         load: std::iter::once(program.clone().into()).chain(load).collect(),
@@ -133,16 +133,16 @@ fn run_one(which: Which, services: &Services, choice: &Selection) -> Result<bool
         bad: Some(prepared.bad),
     };
     eprintln!("== {name}");
-    if let Some(length_ms) = choice.soak {
-        let report = soak(&subject, choice, Duration::from_millis(length_ms))?;
-        match choice.json {
+    if let Some(length_ms) = selection.soak {
+        let report = soak(&subject, selection, Duration::from_millis(length_ms))?;
+        match selection.json {
             true => println!("{}", serde_json::to_string(&report)?),
             false => println!("\n{name}\n\n{report}\n"),
         }
         return Ok(report.is_good());
     }
-    let report = execute(&subject, choice)?;
-    match choice.json {
+    let report = execute(&subject, selection)?;
+    match selection.json {
         true => println!("{}", serde_json::to_string(&report)?),
         false => println!("\n{name}\n\n{report}\n"),
     }

@@ -22,18 +22,18 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub fn load() -> Result<bool, Error> {
     let endpoint: SocketAddr = std::env::var("HANDOFF_LISTEN_S3")?.parse()?;
     let (access_key, secret_key) = (ACCESS_KEY.to_owned(), SECRET_KEY.to_owned());
-    let plan = LoadConfig { endpoint, access_key, secret_key, clients: CLIENTS, seed: 1 };
+    let config = LoadConfig { endpoint, access_key, secret_key, clients: CLIENTS, seed: 1 };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let found = runtime.block_on(work(&plan))?;
+    let found = runtime.block_on(work(&config))?;
     println!("{}", serde_json::to_string(&found)?);
     Ok(found.ok)
 }
 
-async fn work(plan: &LoadConfig) -> Result<LoadResult, Error> {
+async fn work(config: &LoadConfig) -> Result<LoadResult, Error> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let load = Load::start(plan).await?;
+    let load = Load::start(config).await?;
     let gap = Gap::begin();
-    let mut probe = S3::new(plan, "client-00", false, Arc::clone(load.meter()));
+    let mut probe = S3::new(config, "client-00", false, Arc::clone(load.meter()));
     tokio::select! {
         _ = terminate.recv() => {}
         never = measure(&mut probe, &gap) => match never {},

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::load::failure::Kind;
-use crate::load::meter::{Meter, Spread};
+use crate::load::meter::{Meter, Quantiles};
 
 /// All results.
 #[derive(Debug, Serialize)]
@@ -28,15 +28,15 @@ pub struct Report {
     /// Descriptions of the first failures.
     pub examples: Vec<String>,
     /// Latency of requests outside of upgrades.
-    pub latency_steady: Spread,
+    pub latency_steady: Quantiles,
     /// Latency of requests during upgrades, including rollbacks.
-    pub latency_upgrading: Spread,
+    pub latency_upgrading: Quantiles,
     /// Time without accepts in a committed upgrade.
-    pub accept_gap: Spread,
+    pub accept_gap: Quantiles,
     /// Time without accepts in a rolled back upgrade.
-    pub accept_gap_rolled_back: Spread,
+    pub accept_gap_rolled_back: Quantiles,
     /// Duration of a committed upgrade, including the drain of slow uploads.
-    pub upgrade_time: Spread,
+    pub upgrade_time: Quantiles,
 }
 
 /// The results of all upgrades of a run.
@@ -49,11 +49,11 @@ pub struct Upgrades {
     /// Descriptions of upgrades with an unexpected result.
     pub surprises: Vec<String>,
     /// See [`Report::accept_gap`].
-    pub accept_gap: Spread,
+    pub accept_gap: Quantiles,
     /// See [`Report::accept_gap_rolled_back`].
-    pub accept_gap_rolled_back: Spread,
+    pub accept_gap_rolled_back: Quantiles,
     /// See [`Report::upgrade_time`].
-    pub upgrade_time: Spread,
+    pub upgrade_time: Quantiles,
 }
 
 impl Report {
@@ -140,13 +140,13 @@ mod tests {
     use crate::load::failure::Failure;
 
     fn upgrades(surprises: &[&str]) -> Upgrades {
-        let spread = Spread { count: 8, p50_us: 840, p99_us: 1_230, max_us: 2_500_000 };
+        let spread = Quantiles { count: 8, p50_us: 840, p99_us: 1_230, max_us: 2_500_000 };
         Upgrades {
             committed: 8,
             rolled_back: 2,
             surprises: surprises.iter().map(|text| (*text).to_owned()).collect(),
             accept_gap: spread,
-            accept_gap_rolled_back: Spread::default(),
+            accept_gap_rolled_back: Quantiles::default(),
             upgrade_time: spread,
         }
     }

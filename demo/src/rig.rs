@@ -23,7 +23,7 @@ use crate::load::LoadConfig;
 /// The name of the service.
 pub const SERVICE: &str = "s3";
 /// Time limit for the supervisor or the service to start or end.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// Polling interval.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -55,7 +55,7 @@ impl Rig {
     }
 
     /// The load for the service.
-    pub fn plan(&self, clients: usize) -> LoadConfig {
+    pub fn config(&self, clients: usize) -> LoadConfig {
         let (access_key, secret_key) = ("demo-access-key".to_owned(), "demo-secret-key".to_owned());
         LoadConfig { endpoint: self.endpoint, access_key, secret_key, clients, seed: 1 }
     }
@@ -105,8 +105,8 @@ impl Rig {
     }
 
     fn write_service_file(&self, binary: &Path) -> Result<(), Error> {
-        let plan = self.plan(0);
-        let (access, secret) = (plan.access_key, plan.secret_key);
+        let config = self.config(0);
+        let (access, secret) = (config.access_key, config.secret_key);
         let data = self.path().join("data");
         let text = format!(
             "binary = {binary:?}\n\
@@ -124,7 +124,7 @@ impl Rig {
     }
 
     fn wait_until_serving(&mut self) -> Result<(), Error> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let problem: Error = match self.status() {
                 Ok(status) if status.state == State::Serving => return Ok(()),
@@ -138,7 +138,7 @@ impl Rig {
                 return Err(format!("the supervisor has ended with {status}").into());
             }
             if Instant::now() > until {
-                return Err(format!("nothing serves after {PATIENCE:?}: {problem}").into());
+                return Err(format!("nothing serves after {TIMEOUT:?}: {problem}").into());
             }
             std::thread::sleep(TICK);
         }

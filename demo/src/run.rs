@@ -11,15 +11,15 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::Error;
 use crate::binaries::Release;
 use crate::load::Load;
-use crate::load::meter::{Spread, histogram};
+use crate::load::meter::{Quantiles, histogram};
 use crate::progress::Progress;
 use crate::report::{Report, Upgrades, duration};
 use crate::rig::{Rig, SERVICE};
 
 /// The deadline of the upgrade to the release that never becomes ready; the upgrade uses all of it.
-const HOPELESS_DEADLINE_MS: u64 = 3_000;
+const BAD_RELEASE_DEADLINE_MS: u64 = 3_000;
 /// Minimum time between two upgrades.
-const REST: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// Loads the service for about `length`, and upgrades it to each of `releases` after the first, which already runs.
 ///
@@ -28,7 +28,7 @@ const REST: Duration = Duration::from_millis(300);
 /// The load cannot be started, or the supervisor does not answer. Failures that clients notice are not errors; they
 /// are in the report.
 pub async fn run(rig: &Rig, releases: &[Release], clients: usize, length: Duration) -> Result<Report, Error> {
-    let load = Load::start(&rig.plan(clients)).await?;
+    let load = Load::start(&rig.config(clients)).await?;
     let meter = load.meter().clone();
     let progress = Progress::new(length);
     let began = Instant::now();
@@ -40,14 +40,14 @@ pub async fn run(rig: &Rig, releases: &[Release], clients: usize, length: Durati
         }
     };
     let upgrading = upgrade_all(rig.socket(), releases, &load, &progress, length);
-    let tally = tokio::select! {
-        tally = upgrading => tally?,
+    let counts = tokio::select! {
+        counts = upgrading => counts?,
         () = ticking => unreachable!("it ticks forever"),
     };
     progress.event("reading back everything that was written");
     let meter = load.finish().await;
     drop(progress);
-    Ok(Report::new(&meter, tally.into_upgrades()))
+    Ok(Report::new(&meter, counts.into_upgrades()))
 }
 
 async fn upgrade_all(
@@ -58,17 +58,17 @@ async fn upgrade_all(
     length: Duration,
 ) -> Result<UpgradeCounts, Error> {
     let (began, upgrades) = (Instant::now(), releases.len().saturating_sub(1));
-    let mut tally = UpgradeCounts::default();
+    let mut counts = UpgradeCounts::default();
     for (number, release) in releases.iter().enumerate().skip(1) {
         let at = length.mul_f64(number as f64 / (upgrades + 1) as f64);
-        sleep_until((began + at).max(Instant::now() + REST)).await;
+        sleep_until((began + at).max(Instant::now() + PAUSE)).await;
         load.meter().set_upgrading(true);
         let outcome = upgrade(socket.clone(), release).await?;
         load.meter().set_upgrading(false);
-        progress.event(&format!("upgrade {number} of {upgrades}, {}", tally.add(release, &outcome)));
+        progress.event(&format!("upgrade {number} of {upgrades}, {}", counts.add(release, &outcome)));
     }
-    sleep_until((began + length).max(Instant::now() + REST)).await;
-    Ok(tally)
+    sleep_until((began + length).max(Instant::now() + PAUSE)).await;
+    Ok(counts)
 }
 
 async fn upgrade(socket: PathBuf, release: &Release) -> Result<Outcome, Error> {
@@ -76,8 +76,8 @@ async fn upgrade(socket: PathBuf, release: &Release) -> Result<Outcome, Error> {
     let request = Request::Upgrade(Upgrade {
         service: SERVICE.parse()?,
         binary: Some(release.path.clone()),
-        deadline_ms: hopeless.then_some(HOPELESS_DEADLINE_MS),
-        drain_grace_ms: hopeless.then_some(HOPELESS_DEADLINE_MS),
+        deadline_ms: hopeless.then_some(BAD_RELEASE_DEADLINE_MS),
+        drain_grace_ms: hopeless.then_some(BAD_RELEASE_DEADLINE_MS),
         claims: Claims::default(),
     });
     match tokio::task::spawn_blocking(move || Rig::ask(&socket, &request)).await?? {
@@ -142,9 +142,9 @@ impl UpgradeCounts {
             committed: self.committed,
             rolled_back: self.rolled_back,
             surprises: self.surprises,
-            accept_gap: Spread::of(&self.gaps),
-            accept_gap_rolled_back: Spread::of(&self.gaps_rolled_back),
-            upgrade_time: Spread::of(&self.times),
+            accept_gap: Quantiles::of(&self.gaps),
+            accept_gap_rolled_back: Quantiles::of(&self.gaps_rolled_back),
+            upgrade_time: Quantiles::of(&self.times),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use handoff_demo::load::failure::Kind;
-use handoff_demo::load::meter::{Meter, Spread, histogram, record};
+use handoff_demo::load::meter::{Meter, Quantiles, histogram, record};
 use handoff_demo::load::{Load, LoadConfig};
 use handoff_example_s3::server::{Config, S3Server};
 use tokio::time::{sleep, timeout};
@@ -72,7 +72,7 @@ async fn nothing_is_noticed_while_the_server_drains_seals_and_resumes() {
         load.meter().set_upgrading(false);
     }
     let meter = load.finish().await;
-    println!("drain {:?}\nseal and resume {:?}", Spread::of(&drains), Spread::of(&gaps));
+    println!("drain {:?}\nseal and resume {:?}", Quantiles::of(&drains), Quantiles::of(&gaps));
     println!("latencies, steady and during upgrades: {:?}", meter.latencies());
     assert_clean(&meter);
 }

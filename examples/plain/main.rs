@@ -94,7 +94,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         let server = Arc::clone(&server);
         std::thread::spawn(move || server.accept(listener));
     }
-    say_ready()?;
+    notify_ready()?;
     println!("plain {} serves", server.stamp.version);
     match server.stamp.fault.as_str() {
         "forks" => fork(&server, "sleep 1000; :"),
@@ -125,7 +125,7 @@ fn bind(address: &str) -> Result<OwnedFd, Box<dyn Error>> {
 }
 
 /// sd_notify(3), for a program that reports readiness.
-fn say_ready() -> Result<(), Box<dyn Error>> {
+fn notify_ready() -> Result<(), Box<dyn Error>> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -198,7 +198,7 @@ impl Server {
 
     /// Starts a thread for it. All later threads inherit the blocked signal.
     fn end_in_order_at_sigterm(self: &Arc<Self>) -> std::io::Result<()> {
-        let told = signal_fd(Signal::SIGTERM)?;
+        let terminated = signal_fd(Signal::SIGTERM)?;
         let drains = signal_fd(Signal::SIGUSR1)?;
         let version = self.stamp.version.clone();
         std::thread::spawn(move || {
@@ -207,7 +207,7 @@ impl Server {
         });
         let server = Arc::clone(self);
         std::thread::spawn(move || {
-            let _ = poll_one(&told, PollFlags::POLLIN, None);
+            let _ = poll_one(&terminated, PollFlags::POLLIN, None);
             *server.leaves.lock().unwrap() = true;
             loop {
                 let connections = server.connections.lock().unwrap();

@@ -15,13 +15,13 @@ impl Inherited {
             return Err(format!("told to refuse format {}", state.format()).into());
         }
         let sound = state.content() == content(state.content().len());
-        let told = format!("format {}, {} bytes, sound {sound}", state.format(), state.content().len());
+        let text = format!("format {}, {} bytes, sound {sound}", state.format(), state.content().len());
         let mut inherited = self.0.lock().unwrap();
-        *inherited = (Some(told), inherited.1 + 1);
+        *inherited = (Some(text), inherited.1 + 1);
         Ok(())
     }
 
-    pub fn told(&self) -> String {
+    pub fn description(&self) -> String {
         self.0.lock().unwrap().0.clone().unwrap_or_else(|| "none".to_owned())
     }
 

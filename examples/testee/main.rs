@@ -268,7 +268,7 @@ impl Shared {
             line = format!("{}\n", self.inherited.count());
         }
         if line.trim() == "state" {
-            line = format!("{}\n", self.inherited.told());
+            line = format!("{}\n", self.inherited.description());
         }
         writer.write_all(format!("{} {line}", self.stamp.version).as_bytes())
     }

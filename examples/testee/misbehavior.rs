@@ -22,8 +22,8 @@ pub fn run(fault: &str) -> Result<(), BoxError> {
         "rude-version" => hello(&channel, id, VersionRange { minimum: 90, current: 99 })?,
         "rude-wrong-id" => hello(&channel, HandoffId::NIL, VersionRange::OURS)?,
         "rude-hang-up" => drop(channel),
-        "rude-twice" => twice(&channel, id)?,
-        "rude-deaf" => deaf(channel, id)?,
+        "rude-twice" => send_ready_twice(&channel, id)?,
+        "rude-deaf" => stop_reading(channel, id)?,
         other => return Err(format!("no such fault: {other}").into()),
     }
     loop {
@@ -38,7 +38,7 @@ fn hello(channel: &Channel, id: HandoffId, versions: VersionRange) -> Result<(),
 
 /// Sends `Ready` twice. The supervisor is stopped meanwhile, so that it finds both: on a busy machine the first could
 /// be committed before the second is sent.
-fn twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
+fn send_ready_twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
     let version = parked(channel, id)?;
     let supervisor = parent_of(std::process::id()).ok_or("no parent")?;
     send_plain(supervisor, Signal::SIGSTOP);
@@ -51,7 +51,7 @@ fn twice(channel: &Channel, id: HandoffId) -> Result<(), BoxError> {
 }
 
 /// Becomes the incumbent, and then stops reading.
-fn deaf(channel: Channel, id: HandoffId) -> Result<(), BoxError> {
+fn stop_reading(channel: Channel, id: HandoffId) -> Result<(), BoxError> {
     let version = parked(&channel, id)?;
     ready(&channel, version, id)?;
     recv_message::<ToService>(&channel, version)?.ok_or("closed")?;

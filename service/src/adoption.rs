@@ -16,7 +16,7 @@ use handoff_protocol::ids::{Generation, HandoffId, ListenerName, ServiceName};
 use handoff_protocol::message::{Adopt, Adopted, FromService, Stage, ToService, Welcome};
 use handoff_protocol::version::UNAGREED;
 
-use super::driver::say;
+use super::driver::print_error;
 use handoff_sys::channel::Channel;
 use handoff_sys::errno::Errno;
 use handoff_sys::inherit::ADOPT_VARIABLE;
@@ -30,17 +30,17 @@ const PENDING_MAX: usize = 4;
 const QUEUE_MAX: i32 = 64;
 
 /// Pause after a failed accept; the usual cause is a lack of descriptors.
-const REST: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The listening socket, before the process has its `Welcome`.
 #[derive(Debug)]
-pub(super) struct Entrance {
+pub(super) struct AdoptionSocket {
     /// Removed on drop. Dropped before the socket: while that is open, no other file gets its inode.
     file: SocketFile,
     socket: OwnedFd,
 }
 
-impl Entrance {
+impl AdoptionSocket {
     /// Opens the socket at the path from the supervisor. On failure the process can serve but cannot be adopted.
     pub(super) fn of_this_process() -> Option<Self> {
         let path = PathBuf::from(std::env::var_os(ADOPT_VARIABLE)?);
@@ -80,10 +80,10 @@ impl Entrance {
     pub(super) fn keep(self, welcome: &Welcome, fds: &[OwnedFd]) -> Option<Adoption> {
         match fds.iter().map(OwnedFd::try_clone).collect() {
             Ok(fds) => Some(Adoption {
-                entrance: self,
+                socket: self,
                 callers: VecDeque::new(),
-                rested: None,
-                look_at: None,
+                paused_until: None,
+                next_check: None,
                 service: welcome.service.clone(),
                 generation: welcome.generation,
                 listeners: welcome.listeners.clone(),
@@ -98,7 +98,7 @@ impl Entrance {
 }
 
 fn not_adoptable(why: &dyn std::fmt::Display) {
-    say(&format_args!("{why}. If its supervisor ends, no other supervisor can adopt this process"));
+    print_error(&format_args!("{why}. If its supervisor ends, no other supervisor can adopt this process"));
 }
 
 /// A supervisor that asks to adopt this process.
@@ -112,13 +112,13 @@ pub(super) struct Adopter {
 /// The socket, its connections, and the facts for `Adopted`.
 #[derive(Debug)]
 pub(super) struct Adoption {
-    entrance: Entrance,
+    socket: AdoptionSocket,
     /// Connected, but silent so far; the newest last.
     callers: VecDeque<Channel>,
     /// When to accept again after a failure.
-    rested: Option<Instant>,
+    paused_until: Option<Instant>,
     /// Without a supervisor: when to check next that the socket file still exists.
-    look_at: Option<Instant>,
+    next_check: Option<Instant>,
     service: ServiceName,
     generation: Generation,
     listeners: Vec<ListenerName>,
@@ -129,34 +129,34 @@ pub(super) struct Adoption {
 impl Adoption {
     /// The descriptors to poll for reading.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let socket = self.rested.is_none().then(|| self.entrance.socket.as_fd());
+        let socket = self.paused_until.is_none().then(|| self.socket.socket.as_fd());
         socket.into_iter().chain(self.callers.iter().map(AsFd::as_fd))
     }
 
     /// When to run again even if nothing is readable.
     pub(super) fn rested(&self) -> Option<Instant> {
-        [self.rested, self.look_at].into_iter().flatten().min()
+        [self.paused_until, self.next_check].into_iter().flatten().min()
     }
 
     /// Records whether the process has no supervisor. Without one, its socket's directory may have been removed.
     pub(super) fn is_alone(&mut self, alone: bool) {
-        match (alone, self.look_at) {
+        match (alone, self.next_check) {
             (true, None) => {
-                self.entrance.open_again();
-                self.look_at = Instant::now().checked_add(REST);
+                self.socket.open_again();
+                self.next_check = Instant::now().checked_add(PAUSE);
             }
             (true, Some(_)) | (false, None) => {}
-            (false, Some(_)) => self.look_at = None,
+            (false, Some(_)) => self.next_check = None,
         }
     }
 
     /// The next supervisor that has sent `Adopt`. Does not block.
     pub(super) fn next(&mut self) -> Option<Adopter> {
-        if self.look_at.is_some_and(|at| at <= Instant::now()) {
-            self.entrance.open_again();
-            self.look_at = Instant::now().checked_add(REST);
+        if self.next_check.is_some_and(|at| at <= Instant::now()) {
+            self.socket.open_again();
+            self.next_check = Instant::now().checked_add(PAUSE);
         }
-        self.let_in();
+        self.accept_callers();
         let callers = std::mem::take(&mut self.callers);
         let mut callers = callers.into_iter();
         while let Some(channel) = callers.next() {
@@ -185,18 +185,18 @@ impl Adoption {
         (FromService::Adopted(adopted), self.fds.iter().map(AsFd::as_fd).collect())
     }
 
-    fn let_in(&mut self) {
-        if self.rested.is_some_and(|rested| Instant::now() < rested) {
+    fn accept_callers(&mut self) {
+        if self.paused_until.is_some_and(|rested| Instant::now() < rested) {
             return;
         }
-        self.rested = None;
-        let accepted = iter::from_fn(|| accept(&self.entrance.socket).transpose()).take(PENDING_MAX);
+        self.paused_until = None;
+        let accepted = iter::from_fn(|| accept(&self.socket.socket).transpose()).take(PENDING_MAX);
         for caller in accepted.collect::<Vec<_>>() {
             match caller {
                 Ok(caller) if may_adopt(&caller) => self.callers.push_back(caller),
                 Ok(_) => {}
                 // The socket stays readable.
-                Err(_) => self.rested = Instant::now().checked_add(REST),
+                Err(_) => self.paused_until = Instant::now().checked_add(PAUSE),
             }
         }
         let too_many = self.callers.len().saturating_sub(PENDING_MAX);
@@ -252,7 +252,7 @@ mod tests {
     fn the_socket_is_private_and_its_name_is_gone_with_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("adopt");
-        let entrance = Entrance::open(&path).unwrap();
+        let entrance = AdoptionSocket::open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(handoff_sys::descriptor::is_close_on_exec(&entrance.socket).unwrap());
         drop(entrance);
@@ -263,10 +263,10 @@ mod tests {
     fn what_is_there_already_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("adopt");
-        let first = Entrance::open(&path).unwrap();
-        assert_eq!(Entrance::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let first = AdoptionSocket::open(&path).unwrap();
+        assert_eq!(AdoptionSocket::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         fs::remove_file(&path).unwrap();
-        let second = Entrance::open(&path).unwrap();
+        let second = AdoptionSocket::open(&path).unwrap();
         drop(first);
         assert!(path.exists(), "it belongs to another process");
         drop(second);
@@ -276,7 +276,7 @@ mod tests {
     fn a_path_that_cannot_be_bound_is_an_error() {
         let long = Path::new("/tmp").join("x".repeat(200));
         for path in [Path::new("adopt"), Path::new(""), &long, Path::new("/nonexistent/adopt")] {
-            assert!(Entrance::open(path).is_err(), "{path:?}");
+            assert!(AdoptionSocket::open(path).is_err(), "{path:?}");
         }
     }
 }

@@ -38,8 +38,8 @@ impl DrainState {
 }
 
 impl Drain {
-    pub(super) fn new(grace: Duration, heir: SuccessorLink, refused: bool) -> Self {
-        Self { grace, state: Arc::default(), successor: heir, refused }
+    pub(super) fn new(grace: Duration, successor: SuccessorLink, refused: bool) -> Self {
+        Self { grace, state: Arc::default(), successor, refused }
     }
 
     /// Whether this process is dismissed before it was committed. Then it has had no clients, except as a canary.

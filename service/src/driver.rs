@@ -84,7 +84,7 @@ pub(super) struct Driver {
     version: u16,
     machine: Process,
     inbox: Arc<Inbox>,
-    orders: Box<dyn Fn(DriverRequest) + Send>,
+    requests: Box<dyn Fn(DriverRequest) + Send>,
     pub(super) before_exit: BeforeExit,
     drain: Option<Drain>,
     /// The grant to pass to the next seal.
@@ -115,7 +115,7 @@ pub(super) fn spawn(driver: Driver) -> io::Result<()> {
     let mut driver = ManuallyDrop::new(driver);
     std::thread::Builder::new().name("handoff".to_owned()).spawn(move || {
         if catch_unwind(AssertUnwindSafe(|| driver.run())).is_err() {
-            driver.fall_silent();
+            driver.close_after_panic();
         }
     })?;
     Ok(())
@@ -128,7 +128,7 @@ impl Driver {
         welcome: &Welcome,
         adoption: Option<Adoption>,
         inbox: Arc<Inbox>,
-        orders: Box<dyn Fn(DriverRequest) + Send>,
+        requests: Box<dyn Fn(DriverRequest) + Send>,
     ) -> Self {
         Self {
             channel: Some(channel),
@@ -137,7 +137,7 @@ impl Driver {
             version: welcome.version,
             machine: Process::new(welcome.mode, id),
             inbox,
-            orders,
+            requests,
             before_exit: BeforeExit::default(),
             drain: None,
             granted: None,
@@ -179,7 +179,7 @@ impl Driver {
                 adoption.is_alone(alone);
             }
             if ready.adoption {
-                self.look_for_adopters();
+                self.accept_adopters();
                 self.give_up_lost();
             }
         }
@@ -187,10 +187,10 @@ impl Driver {
 
     /// Handles a panic of this thread. The server continues to serve and keeps its lock. The closed channel shows the
     /// supervisor that it can no longer control this process; the next supervisor cannot connect.
-    fn fall_silent(&mut self) {
+    fn close_after_panic(&mut self) {
         self.close_channel();
         self.adoption = None;
-        say(
+        print_error(
             &"the thread that listens to the supervisor has panicked; this process keeps serving, but can only be stopped",
         );
     }
@@ -272,7 +272,7 @@ impl Driver {
         self.outbox.clear();
     }
 
-    fn look_for_adopters(&mut self) {
+    fn accept_adopters(&mut self) {
         while !self.ended
             && let Some(adopter) = self.adoption.as_mut().and_then(Adoption::next)
         {
@@ -285,7 +285,9 @@ impl Driver {
     fn adopt(&mut self, adopter: Adopter) {
         let version = match negotiate(VersionRange::OURS, adopter.adopt.versions) {
             Ok(version) => version,
-            Err(error) => return say(&format_args!("cannot be adopted by another supervisor: {error}")),
+            Err(error) => {
+                return print_error(&format_args!("cannot be adopted by another supervisor: {error}"));
+            }
         };
         self.receive();
         if !self.ended {
@@ -306,7 +308,7 @@ impl Driver {
         let event = match input {
             Input::Version(version) => {
                 self.release = Some(version);
-                return self.tell_version();
+                return self.send_version();
             }
             Input::Started(data) => {
                 self.data = data;
@@ -352,7 +354,7 @@ fn heartbeat(lease_ms: u64) -> Duration {
 }
 
 /// Unlike `eprintln!`, it does not panic when standard error has no reader.
-pub(super) fn say(text: &dyn std::fmt::Display) {
+pub(super) fn print_error(text: &dyn std::fmt::Display) {
     let _ = writeln!(io::stderr(), "handoff: {text}");
 }
 
@@ -380,8 +382,8 @@ mod tests {
         };
         let inbox = Arc::new(Inbox::new().unwrap());
         // It holds the lock by the time the server receives the order to open its data.
-        let orders = Box::new(|order| panic!("a panic for the test: {order:?}"));
-        spawn(Driver::new(channel, id, &welcome, None, Arc::clone(&inbox), orders)).unwrap();
+        let requests = Box::new(|request| panic!("a panic for the test: {request:?}"));
+        spawn(Driver::new(channel, id, &welcome, None, Arc::clone(&inbox), requests)).unwrap();
         inbox.push(Input::Started(Some(data.path().to_owned())));
         let prepare = ToService::Prepare(Prepare { grace_ms: 10_000, lease_ms: 10_000 });
         for message in [prepare, ToService::Begin(Begin {})] {

@@ -283,25 +283,25 @@ pub enum Error {
     ResumeFailed(String),
 }
 
-fn tell(taken: work::Done) {
+fn log_result(taken: work::Done) {
     if let Err(error) = taken {
-        driver::say(&error);
+        driver::print_error(&error);
     }
 }
 
 /// Sends `Hello` to the supervisor and blocks until the answer. Without a supervisor it returns at once. Call it once,
 /// early in `main`, while the process has few threads.
 pub fn start() -> Result<Starting, Error> {
-    let (orders, inbox) = mpsc::channel();
-    let link = start::link(move |order| drop(orders.send(order)))?;
-    Ok(Starting { link, orders: inbox })
+    let (requests, inbox) = mpsc::channel();
+    let link = start::link(move |request| drop(requests.send(request)))?;
+    Ok(Starting { link, requests: inbox })
 }
 
 /// The process starts up. It must not touch data or accept yet.
 #[derive(Debug)]
 pub struct Starting {
     link: Link,
-    orders: mpsc::Receiver<DriverRequest>,
+    requests: mpsc::Receiver<DriverRequest>,
 }
 
 impl Starting {
@@ -361,14 +361,14 @@ impl Starting {
         self.link.started(data)?;
         let state = match self.link.origin() {
             Origin::Standalone => None,
-            Origin::Supervised => start::await_open(self.orders.iter())?,
+            Origin::Supervised => start::await_open(self.requests.iter())?,
         };
-        Ok(Begun { link: self.link, orders: self.orders, state })
+        Ok(Begun { link: self.link, requests: self.requests, state })
     }
 
     /// Reports that the process cannot serve. The upgrade is rolled back at once with this reason.
     pub fn unhealthy(self, reason: &str) -> Error {
-        unhealthy(&self.link, &self.orders, reason)
+        unhealthy(&self.link, &self.requests, reason)
     }
 }
 
@@ -376,7 +376,7 @@ impl Starting {
 #[derive(Debug)]
 pub struct Begun {
     link: Link,
-    orders: mpsc::Receiver<DriverRequest>,
+    requests: mpsc::Receiver<DriverRequest>,
     state: Option<State>,
 }
 
@@ -391,22 +391,22 @@ impl Begun {
     /// Reports that the server accepts and is healthy.
     pub fn ready(self) -> Result<Serving, Error> {
         self.link.opened(Ok(()));
-        Ok(Serving { link: self.link, orders: self.orders })
+        Ok(Serving { link: self.link, requests: self.requests })
     }
 
     /// Reports that the process cannot serve. It must not have accepted anything. The upgrade is rolled back with this
     /// reason. Return from `main` afterwards.
     pub fn unhealthy(self, reason: &str) -> Error {
-        unhealthy(&self.link, &self.orders, reason)
+        unhealthy(&self.link, &self.requests, reason)
     }
 }
 
 /// Reports that the process cannot serve, and blocks until the supervisor has received the report.
-fn unhealthy(link: &Link, orders: &mpsc::Receiver<DriverRequest>, reason: &str) -> Error {
+fn unhealthy(link: &Link, requests: &mpsc::Receiver<DriverRequest>, reason: &str) -> Error {
     link.opened(Err(reason.to_owned()));
     match link.origin() {
         Origin::Standalone => Error::Unhealthy(reason.to_owned()),
-        Origin::Supervised => start::told(orders.iter()),
+        Origin::Supervised => start::await_report(requests.iter()),
     }
 }
 
@@ -414,18 +414,18 @@ fn unhealthy(link: &Link, orders: &mpsc::Receiver<DriverRequest>, reason: &str) 
 #[derive(Debug)]
 pub struct Serving {
     link: Link,
-    orders: mpsc::Receiver<DriverRequest>,
+    requests: mpsc::Receiver<DriverRequest>,
 }
 
 impl Serving {
     /// Blocks until the process must leave, and calls `server` to drain, seal or resume. Without a supervisor it blocks
     /// until the process is ended from outside.
     pub fn run(self, mut server: impl Server) -> Result<Ended, Error> {
-        for order in &self.orders {
-            match order {
+        for request in &self.requests {
+            match request {
                 DriverRequest::Open(_) => {}
                 DriverRequest::TakeOver(state) => {
-                    tell(work::run("take_over", || server.take_over(state)));
+                    log_result(work::run("take_over", || server.take_over(state)));
                 }
                 DriverRequest::Drain(drain) => self.link.drained(work::run("drain", || server.drain(drain))),
                 DriverRequest::Seal(seal) => self.link.sealed(work::run("seal", || server.seal(seal))),

@@ -11,7 +11,7 @@ use handoff_protocol::ids::{HandoffId, ID_VARIABLE, ListenerName};
 use handoff_protocol::message::{FromService, Hello, Mode, Ready, ToService, Welcome};
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
-use super::adoption::Entrance;
+use super::adoption::AdoptionSocket;
 use super::driver::{self, BeforeExit, Driver, DriverRequest};
 use super::inbox::{Inbox, Input};
 use super::listeners::Listeners;
@@ -35,23 +35,23 @@ pub(super) enum Link {
     Supervised { inbox: Arc<Inbox>, listeners: Listeners, mode: Mode, before_exit: BeforeExit },
 }
 
-/// Connects to the supervisor, if there is one. The driver's thread calls `orders`.
-pub(super) fn link(orders: impl Fn(DriverRequest) + Send + 'static) -> Result<Link, Error> {
+/// Connects to the supervisor, if there is one. The driver's thread calls `requests`.
+pub(super) fn link(requests: impl Fn(DriverRequest) + Send + 'static) -> Result<Link, Error> {
     let Some(channel) = inherit::take_channel()? else {
         // The driver's end stays open: a receiver would take its close for the end of the service.
-        std::mem::forget(orders);
+        std::mem::forget(requests);
         return Ok(Link::Standalone { lock: Mutex::new(None) });
     };
     let id = handoff_id()?;
     // Opened before any supervisor can try to connect.
-    let entrance = Entrance::of_this_process();
+    let entrance = AdoptionSocket::of_this_process();
     let (welcome, fds) = greet(&channel, id)?;
     let adoption = entrance.and_then(|entrance| entrance.keep(&welcome, &fds));
     let listeners = Listeners::new(welcome.listeners.clone(), fds);
     let inbox = Arc::new(Inbox::new().map_err(Error::Channel)?);
     channel.set_nonblocking(true).map_err(Error::Channel)?;
     let before_exit = BeforeExit::default();
-    let mut driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(orders));
+    let mut driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(requests));
     driver.before_exit = before_exit.clone();
     crash_point!("library/successor/start.welcomed");
     driver::spawn(driver).map_err(Error::Thread)?;
@@ -71,7 +71,7 @@ fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Er
     crash_point!("library/successor/start.hello-sent");
     let received = recv_message::<ToService>(channel, UNAGREED);
     if let Err(WireError::Frame(FrameError::FdsLost)) = received {
-        return Err(tell_of_limit(channel, id));
+        return Err(report_limit(channel, id));
     }
     let (answered, message, fds) = received.map_err(wire_error)?.ok_or(Error::Closed)?;
     let ToService::Welcome(welcome) = message else {
@@ -88,7 +88,7 @@ fn greet(channel: &Channel, id: HandoffId) -> Result<(Welcome, Vec<OwnedFd>), Er
 
 /// Reports that listeners were lost because of the limit. `Welcome` was lost too, so this uses the version that a
 /// supervisor of the same age chooses.
-fn tell_of_limit(channel: &Channel, id: HandoffId) -> Error {
+fn report_limit(channel: &Channel, id: HandoffId) -> Error {
     let error = Error::TooFewFiles { limit: files_limit() };
     let unhealthy = FromService::Ready(Ready { healthy: false, reason: error.to_string() });
     // If this fails, the supervisor still sees the process end.
@@ -104,9 +104,9 @@ fn wire_error(error: WireError) -> Error {
 }
 
 /// Waits until the supervisor has received the report that the process is not healthy.
-pub(super) fn told(orders: impl IntoIterator<Item = DriverRequest>) -> Error {
-    for order in orders {
-        if let DriverRequest::End(Err(error)) = order {
+pub(super) fn await_report(requests: impl IntoIterator<Item = DriverRequest>) -> Error {
+    for request in requests {
+        if let DriverRequest::End(Err(error)) = request {
             return error;
         }
     }
@@ -114,9 +114,9 @@ pub(super) fn told(orders: impl IntoIterator<Item = DriverRequest>) -> Error {
 }
 
 /// Waits for the order to open the data. Returns the predecessor's state.
-pub(super) fn await_open(orders: impl IntoIterator<Item = DriverRequest>) -> Result<Option<State>, Error> {
-    for order in orders {
-        match order {
+pub(super) fn await_open(requests: impl IntoIterator<Item = DriverRequest>) -> Result<Option<State>, Error> {
+    for request in requests {
+        match request {
             DriverRequest::Open(state) => return Ok(state),
             DriverRequest::End(end) => return end.map(|_| None),
             DriverRequest::TakeOver(_)
@@ -178,7 +178,7 @@ impl Link {
     }
 
     pub(super) fn version(&self, version: &str) {
-        self.tell(Input::Version(version.chars().take(VERSION_MAX).collect()));
+        self.send(Input::Version(version.chars().take(VERSION_MAX).collect()));
     }
 
     pub(super) fn started(&self, data: Option<&Path>) -> Result<(), Error> {
@@ -193,22 +193,22 @@ impl Link {
     }
 
     pub(super) fn opened(&self, result: Done) {
-        self.tell(Input::Opened(result));
+        self.send(Input::Opened(result));
     }
 
     pub(super) fn drained(&self, result: Done) {
-        self.tell(Input::Drained(result));
+        self.send(Input::Drained(result));
     }
 
     pub(super) fn sealed(&self, result: Done) {
-        self.tell(Input::Sealed(result));
+        self.send(Input::Sealed(result));
     }
 
     pub(super) fn resumed(&self, result: Done) {
-        self.tell(Input::Resumed(result));
+        self.send(Input::Resumed(result));
     }
 
-    fn tell(&self, input: Input) {
+    fn send(&self, input: Input) {
         if let Self::Supervised { inbox, .. } = self {
             inbox.push(input);
         }

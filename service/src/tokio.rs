@@ -17,7 +17,7 @@ use super::start::{self, Link};
 use super::state::SuccessorLink;
 use super::work::{self, Done};
 pub use super::{BoxError, Drain, Ended, Error, Origin, Seal, State, StateError};
-use super::{tell, untaken};
+use super::{log_result, untaken};
 use handoff_crash_points::crash_point;
 
 /// The callbacks of a server; see [`crate::Server`]. The task that called [`Serving::run`] makes all calls, one at a
@@ -37,16 +37,16 @@ pub trait Server: Send {
 
 /// See [`crate::start`]. Blocks for one round trip to the supervisor.
 pub async fn start() -> Result<Starting, Error> {
-    let (orders, inbox) = mpsc::unbounded_channel();
-    let link = start::link(move |order| drop(orders.send(order)))?;
-    Ok(Starting { link, orders: inbox })
+    let (requests, inbox) = mpsc::unbounded_channel();
+    let link = start::link(move |request| drop(requests.send(request)))?;
+    Ok(Starting { link, requests: inbox })
 }
 
 /// See [`crate::Starting`].
 #[derive(Debug)]
 pub struct Starting {
     link: Link,
-    orders: mpsc::UnboundedReceiver<DriverRequest>,
+    requests: mpsc::UnboundedReceiver<DriverRequest>,
 }
 
 impl Starting {
@@ -87,14 +87,14 @@ impl Starting {
         self.link.started(data)?;
         let state = match self.link.origin() {
             Origin::Standalone => None,
-            Origin::Supervised => start::await_open(self.orders.recv().await)?,
+            Origin::Supervised => start::await_open(self.requests.recv().await)?,
         };
-        Ok(Begun { link: self.link, orders: self.orders, state })
+        Ok(Begun { link: self.link, requests: self.requests, state })
     }
 
     /// See [`crate::Starting::unhealthy`].
     pub async fn unhealthy(self, reason: &str) -> Error {
-        unhealthy(&self.link, self.orders, reason).await
+        unhealthy(&self.link, self.requests, reason).await
     }
 }
 
@@ -102,7 +102,7 @@ impl Starting {
 #[derive(Debug)]
 pub struct Begun {
     link: Link,
-    orders: mpsc::UnboundedReceiver<DriverRequest>,
+    requests: mpsc::UnboundedReceiver<DriverRequest>,
     state: Option<State>,
 }
 
@@ -115,12 +115,12 @@ impl Begun {
     /// See [`crate::Begun::ready`].
     pub async fn ready(self) -> Result<Serving, Error> {
         self.link.opened(Ok(()));
-        Ok(Serving { link: self.link, orders: self.orders })
+        Ok(Serving { link: self.link, requests: self.requests })
     }
 
     /// See [`crate::Begun::unhealthy`].
     pub async fn unhealthy(self, reason: &str) -> Error {
-        unhealthy(&self.link, self.orders, reason).await
+        unhealthy(&self.link, self.requests, reason).await
     }
 }
 
@@ -128,7 +128,7 @@ impl Begun {
 #[derive(Debug)]
 pub struct Serving {
     link: Link,
-    orders: mpsc::UnboundedReceiver<DriverRequest>,
+    requests: mpsc::UnboundedReceiver<DriverRequest>,
 }
 
 impl Serving {
@@ -146,15 +146,17 @@ impl Serving {
     ) -> Result<Ended, Error> {
         let mut stop = pin!(stop);
         loop {
-            let order = tokio::select! {
+            let request = tokio::select! {
                 biased;
-                order = self.orders.recv() => order,
+                request = self.requests.recv() => request,
                 () = &mut stop => return leave(server, self.link.mode()).await,
             };
-            let Some(order) = order else { std::future::pending().await };
-            match order {
+            let Some(request) = request else { std::future::pending().await };
+            match request {
                 DriverRequest::Open(_) => {}
-                DriverRequest::TakeOver(state) => tell(guard("take_over", || server.take_over(state)).await),
+                DriverRequest::TakeOver(state) => {
+                    log_result(guard("take_over", || server.take_over(state)).await)
+                }
                 DriverRequest::Drain(drain) => {
                     self.link.drained(guard("drain", || server.drain(drain)).await)
                 }
@@ -182,17 +184,17 @@ async fn leave(mut server: impl Server, mode: Mode) -> Result<Ended, Error> {
 }
 
 /// Reports that the process cannot serve, and waits until the supervisor has received the report.
-async fn unhealthy(link: &Link, mut orders: mpsc::UnboundedReceiver<DriverRequest>, reason: &str) -> Error {
+async fn unhealthy(link: &Link, mut requests: mpsc::UnboundedReceiver<DriverRequest>, reason: &str) -> Error {
     link.opened(Err(reason.to_owned()));
     match link.origin() {
         Origin::Standalone => Error::Unhealthy(reason.to_owned()),
-        Origin::Supervised => told(&mut orders).await,
+        Origin::Supervised => await_report(&mut requests).await,
     }
 }
 
-async fn told(orders: &mut mpsc::UnboundedReceiver<DriverRequest>) -> Error {
+async fn await_report(requests: &mut mpsc::UnboundedReceiver<DriverRequest>) -> Error {
     loop {
-        match orders.recv().await {
+        match requests.recv().await {
             Some(DriverRequest::End(Err(error))) => return error,
             Some(_) => {}
             None => return Error::Closed,

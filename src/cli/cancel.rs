@@ -12,9 +12,10 @@ const EXAMPLES: &str = "\
 Examples:
   handoff cancel s3
 
-The exit code is 0 if the old version still serves, or if a start was called off and the service is
-stopped. The command that asked for the upgrade reports a rollback, with exit code 4. While the new
-version is on probation, this brings back the old one. After that: handoff rollback s3";
+The exit code is 0 if the old version still serves, or if a start was called
+off and the service is stopped. The command that asked for the upgrade reports
+a rollback, with exit code 4. While the new version is on probation, this
+brings back the old one. After that: handoff rollback s3";
 
 /// Call off the current upgrade or start
 #[derive(clap::Args)]
@@ -28,7 +29,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let outcome = operation::perform(&Request::Cancel(arguments.service.clone()), dirs, out)?;
-    operation::tell(&outcome, out);
+    operation::print_outcome(&outcome, out);
     Ok(match outcome.outcome {
         Ending::RolledBack | Ending::Stopped => Exit::Done,
         // The old process died in the meantime, so the upgrade was completed.

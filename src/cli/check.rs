@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Json;
 use super::exit::{Exit, Failure, services_with_files};
-use super::output::{Output, Style};
+use super::output::{Output, Style, one_line};
 use crate::config::{self, Dirs, Service};
 use crate::control;
 
@@ -14,7 +14,8 @@ Examples:
   handoff check       check all service files
   handoff check s3    check one
 
-Mistakes are printed as file:line:column: key: cause; remedy. The exit code is 3 if there are any.";
+Mistakes are printed as file:line:column: key: cause; remedy. The exit code is
+3 if there are any.";
 
 /// Check the service files, without a daemon
 #[derive(clap::Args)]
@@ -68,10 +69,10 @@ fn report(good: &[&Service], errors: &[config::Error], dirs: &Dirs, out: &mut Ou
     }
     let style = Style::of_stdout();
     for service in good {
-        out.line(format!("{}: {}", service.file.display(), style.green("ok")));
+        out.line(one_line(&format!("{}: {}", service.file.display(), style.green("ok"))));
     }
     for error in errors {
-        out.line(error);
+        out.line(one_line(&error.to_string()));
     }
     if good.is_empty() && errors.is_empty() {
         out.line(format!("There are no service files in {}.", dirs.config.join("services").display()));

@@ -9,7 +9,8 @@ use super::output::Output;
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff completions bash > ~/.local/share/bash-completion/completions/handoff
+  handoff completions bash \\
+      > ~/.local/share/bash-completion/completions/handoff
   handoff completions zsh > ~/.zfunc/_handoff
   handoff completions fish > ~/.config/fish/completions/handoff.fish";
 

@@ -11,14 +11,17 @@ Examples:
   handoff crash-test ./s3.toml --load ./s3-load --data {dir}/data
   handoff crash-test ./s3.toml --quick --junit report.xml --load ./s3-load
   handoff crash-test ./s3.toml --soak 20m --seed 7 --load ./s3-load
-  handoff crash-test ./s3.toml --only upgrade:journal/synced:supervisor:kill --load ./s3-load
+  handoff crash-test ./s3.toml \\
+      --only upgrade:journal/synced:supervisor:kill --load ./s3-load
 
-Needs a handoff, and preferably a service too, that is built with the feature `crash-points`. Each run
-has its own directory: {dir} in the service file and in the load command stands for it. {listen.NAME}
-in the service file stands for the address of a listener, a free one. The load finds each address in
-HANDOFF_LISTEN_<NAME>, works until SIGTERM, and ends with one line of JSON, such as
-{\"ok\": true, \"acknowledged\": 120, \"lost\": 0, \"wrong\": 0, \"refused\": 0, \"reset\": 0, \"cut\": 0,
-\"longest_gap_ms\": 12.5}. The exit code is 0 if every check passed, 1 if one failed.";
+Needs a handoff, and preferably a service too, that is built with the feature
+`crash-points`. Each run has its own directory: {dir} in the service file and
+in the load command stands for it. {listen.NAME} in the service file stands
+for the address of a listener, a free one. The load finds each address in
+HANDOFF_LISTEN_<NAME>, works until SIGTERM, and ends with one line of JSON,
+such as {\"ok\": true, \"acknowledged\": 120, \"lost\": 0, \"wrong\": 0,
+\"refused\": 0, \"reset\": 0, \"cut\": 0, \"longest_gap_ms\": 12.5}. The exit
+code is 0 if every check passed, 1 if one failed.";
 
 /// Kill and stop every process at every point, under load
 #[derive(clap::Args)]
@@ -29,7 +32,7 @@ pub(super) struct Arguments {
     service_file: PathBuf,
     #[cfg(feature = "crash-points")]
     #[command(flatten)]
-    choice: crate::crash_test::Selection,
+    selection: crate::crash_test::Selection,
     /// The version to upgrade to [default: the binary of the service file]
     #[arg(long, value_name = "PATH")]
     next: Option<PathBuf>,
@@ -44,7 +47,7 @@ pub(super) struct Arguments {
 #[cfg(feature = "crash-points")]
 impl Arguments {
     pub(super) fn json(&self) -> bool {
-        self.choice.json
+        self.selection.json
     }
 }
 
@@ -70,8 +73,8 @@ pub(super) fn run(arguments: Arguments, out: &mut Output) -> Result<Exit, Failur
         next: arguments.next.map(absolute).transpose()?,
         bad: arguments.bad.map(absolute).transpose()?,
     };
-    if let Some(length_ms) = arguments.choice.soak {
-        let report = soak(&subject, &arguments.choice, Duration::from_millis(length_ms))
+    if let Some(length_ms) = arguments.selection.soak {
+        let report = soak(&subject, &arguments.selection, Duration::from_millis(length_ms))
             .map_err(|error| failed(error.to_string()))?;
         match out.is_json() {
             true => out.object(&report),
@@ -79,7 +82,7 @@ pub(super) fn run(arguments: Arguments, out: &mut Output) -> Result<Exit, Failur
         }
         return Ok(if report.is_good() { Exit::Done } else { Exit::Failed });
     }
-    let report = execute(&subject, &arguments.choice).map_err(|error| failed(error.to_string()))?;
+    let report = execute(&subject, &arguments.selection).map_err(|error| failed(error.to_string()))?;
     match out.is_json() {
         true => out.object(&report),
         false => out.line(&report),

@@ -13,12 +13,14 @@ use crate::supervisor;
 const EXAMPLES: &str = "\
 Examples:
   handoff daemon
-  HANDOFF_LOG=debug handoff daemon --config-dir ./etc --state-dir ./var --runtime-dir ./run
+  HANDOFF_LOG=debug handoff daemon --config-dir ./etc \\
+      --state-dir ./var --runtime-dir ./run
 
-The daemon stays in the foreground and logs to standard error. SIGTERM or Ctrl-C stops the services
-in order, then the daemon; a second one leaves the services running. If the daemon is killed, the
-services continue, and the next daemon takes them over. SIGQUIT ends it in the same way, to install a
-new version of handoff.";
+The daemon stays in the foreground and logs to standard error. SIGTERM or
+Ctrl-C stops the services in order, then the daemon; a second one leaves the
+services running. If the daemon is killed, the services continue, and the next
+daemon takes them over. SIGQUIT ends it in the same way, to install a new
+version of handoff.";
 
 /// Run the supervisor in the foreground
 #[derive(clap::Args)]

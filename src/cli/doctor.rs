@@ -6,28 +6,35 @@ use std::time::Duration;
 use handoff_protocol::ids::ServiceName;
 
 use super::exit::{Exit, Failure, services_with_files};
-use super::output::{Output, Style, note};
+use super::human::spaced;
+use super::output::{Output, Style, note, one_line};
 use super::table::{self, wrapped};
 use super::{Json, ask};
-use crate::config::{self, Dirs, Mode, Service, parse_duration_ms};
+use crate::config::{self, Dirs, Mode, Service, parse_duration_word_ms};
 use crate::control;
 use crate::control::api::{Request, Response, State};
 use crate::doctor::{Compatibility, Diagnosis, Finding, Settings, examine};
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff doctor mcp                        which adapter can it use, and why?
-  handoff doctor mcp --binary ./mcp-2.2     the same for another version
-  handoff doctor mcp --timeout 1m           for a program that starts slowly
-  handoff doctor mcp --request 'PING\\r\\n'   what happens to this request at the stop signal?
+  handoff doctor mcp
+      which adapter can it use, and why?
+  handoff doctor mcp --binary ./mcp-2.2
+      the same for another version
+  handoff doctor mcp --timeout 1m
+      for a program that starts slowly
+  handoff doctor mcp --request 'PING\\r\\n'
+      what happens to this request at the stop signal?
   handoff doctor mcp --json | jq -r .advised
 
-It starts the program three times, once for each adapter, with the arguments, the environment and the
-working directory of the service, in its own network where that is permitted. Then it ends the program
-and all its descendants. It runs a copy next to the versions of the service, as the daemon would make it
-(not with store = false). It sends the stop signal during a request, to see whether the program finishes
-it. The program uses its data as usual: in exclusive mode it is started only while the service does not
-run. The exit code is 0 if the adapter of the service file works.";
+It starts the program three times, once for each adapter, with the arguments,
+the environment and the working directory of the service, in its own network
+where that is permitted. Then it ends the program and all its descendants. It
+runs a copy next to the versions of the service, as the daemon would make it
+(not with store = false). It sends the stop signal during a request, to see
+whether the program finishes it. The program uses its data as usual: in
+exclusive mode it is started only while the service does not run. The exit
+code is 0 if the adapter of the service file works.";
 
 /// Find out which adapter a program can use, by trying it out next to the service
 #[derive(clap::Args)]
@@ -39,7 +46,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
     /// Time limit of each trial
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_word_ms, default_value = "10s")]
     timeout: u64,
     /// In exclusive mode, run the program even if the service may be running on the same data
     #[arg(long)]
@@ -62,7 +69,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     if service.mode == Mode::Exclusive && arguments.yes_run_it {
         note("The program is run as it is: if the service runs too, both are on the same data.");
     }
-    let choice = Settings {
+    let settings = Settings {
         binary: binary.unwrap_or_else(|| service.binary.clone()),
         limit: Duration::from_millis(arguments.timeout),
         versions: dirs.versions(&service.name),
@@ -70,7 +77,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
         run_anyway: arguments.yes_run_it,
         daemon_says: ask_daemon(&service, dirs),
     };
-    let diagnosis = examine(&service, &choice);
+    let diagnosis = examine(&service, &settings);
     match out.is_json() {
         true => out.object(&diagnosis),
         false => report(&diagnosis, out),
@@ -84,9 +91,9 @@ fn load(name: &ServiceName, dirs: &Dirs) -> Result<Service, Failure> {
         return Err(control::Error::no_service_file(name, &file, &services_with_files(dirs)).into());
     }
     config::load_service(&dirs.config, name).map_err(|errors| {
-        let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let message = errors.iter().map(|error| one_line(&error.to_string())).collect::<Vec<_>>().join("\n");
         let hint = format!("Correct the service file; `handoff check {name}` checks it again.");
-        Failure::Own { kind: "config_invalid", message: told, hint, exit: Exit::ConfigInvalid }
+        Failure::Own { kind: "config_invalid", message, hint, exit: Exit::ConfigInvalid }
     })
 }
 
@@ -119,8 +126,8 @@ fn ask_daemon(service: &Service, dirs: &Dirs) -> Option<bool> {
 fn report(diagnosis: &Diagnosis, out: &mut Output) {
     let Diagnosis { binary, kind, .. } = diagnosis;
     match kind.as_str() {
-        "" => out.line(binary.display()),
-        kind => out.line(format!("{}: {kind}", binary.display())),
+        "" => out.line(one_line(&binary.display().to_string())),
+        kind => out.line(one_line(&format!("{}: {kind}", binary.display()))),
     }
     match diagnosis.own_network {
         Some(true) => out.line("Tried in a network of its own, from which nothing else can be reached."),
@@ -131,9 +138,9 @@ fn report(diagnosis: &Diagnosis, out: &mut Output) {
     out.line(table(&diagnosis.adapters));
     out.line("");
     for remark in &diagnosis.remarks {
-        out.line(wrapped(&format!("Note: {remark}."), 2));
+        out.line(wrapped(&spaced(&one_line(&format!("Note: {remark}."))), 2));
     }
-    out.line(wrapped(&Style::of_stdout().bold(&diagnosis.advice), 0));
+    out.line(wrapped(&Style::of_stdout().bold(&spaced(&one_line(&diagnosis.advice))), 0));
 }
 
 fn table(findings: &[Finding]) -> String {
@@ -143,7 +150,7 @@ fn table(findings: &[Finding]) -> String {
             Compatibility::DoesNot => "does not",
             Compatibility::NotTried => "not tried",
         };
-        [finding.adapter.spelling().to_owned(), verdict.to_owned(), finding.why.clone()]
+        [finding.adapter.spelling().to_owned(), verdict.to_owned(), spaced(&finding.why)]
     });
     table::table(["ADAPTER", "ANSWER", "WHY"], rows)
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use super::output::one_line;
 use crate::config::{self, DirsError};
 use crate::control::{self, ClientError};
 
@@ -111,7 +112,8 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Client(error) => error.fmt(f),
+            // What the daemon says contains names and paths from outside.
+            Failure::Client(error) => f.write_str(&one_line(&error.to_string())),
             Failure::Dirs(error) => error.fmt(f),
             Failure::Own { message, hint, .. } if hint.is_empty() => f.write_str(message),
             Failure::Own { message, hint, .. } => write!(f, "{message} {hint}"),

@@ -4,7 +4,7 @@ use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, one_line};
 use super::{Json, human, versions};
 use crate::config::Dirs;
 use crate::control::api::Request;
@@ -14,8 +14,9 @@ Examples:
   handoff gc        for all services
   handoff gc s3
 
-It keeps what runs, what ran before it, what is pinned, and the last versions that ran (`keep` in [update]
-of the service file). The daemon does the same after each upgrade.";
+It keeps what runs, what ran before it, what is pinned, and the last versions
+that ran (`keep` in [update] of the service file). The daemon does the same
+after each upgrade.";
 
 /// Remove versions that are no longer needed
 #[derive(clap::Args)]
@@ -28,14 +29,14 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let removed = versions::asked(&Request::Gc(arguments.service.clone()), dirs)?;
+    let removed = versions::fetch_versions(&Request::Gc(arguments.service.clone()), dirs)?;
     let bytes: u64 = removed.iter().map(|it| it.size_bytes).sum();
     if out.is_json() {
         out.object(&json!({ "removed": removed, "size_bytes": bytes }));
         return Ok(Exit::Done);
     }
     for it in &removed {
-        let name = it.version.as_deref().unwrap_or("a version without a name");
+        let name = one_line(it.version.as_deref().unwrap_or("a version without a name"));
         out.line(format!("{}: removed {name} ({})", it.service, human::short(&it.sha256)));
     }
     out.line(match removed.len() {

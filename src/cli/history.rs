@@ -3,7 +3,7 @@
 use handoff_protocol::ids::ServiceName;
 
 use super::exit::{Exit, Failure};
-use super::output::{Output, Style, terminal_width};
+use super::output::{Output, Style, one_line, terminal_width};
 use super::table::{self, wrapped};
 use super::{Json, ask, human, picture, sentence};
 use crate::config::Dirs;
@@ -12,10 +12,14 @@ use crate::history::{Ending, Entry, Version};
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff history                     all services
-  handoff history s3 --limit 5        the last five attempts
-  handoff history s3 --last           the phases of the last one, as a picture
-  handoff history --id 9df9c07e       of another one; a unique part of its id is enough
+  handoff history
+      all services
+  handoff history s3 --limit 5
+      the last five attempts
+  handoff history s3 --last
+      the phases of the last one, as a picture
+  handoff history --id 9df9c07e
+      of another one; a unique part of its id is enough
   handoff history s3 --json | jq -c 'select(.outcome == \"rolled_back\")'";
 
 /// Show past attempts: what was done, who asked for it, and how it ended
@@ -31,7 +35,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     last: bool,
     /// Show the last N attempts
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["id", "last"])]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = |text: &str| super::whole_number(text, 1), conflicts_with_all = ["id", "last"])]
     limit: u64,
     #[command(flatten)]
     pub(super) json: Json,
@@ -47,13 +51,15 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     let limit = if arguments.last { Some(1) } else { (!is_one).then_some(arguments.limit) };
     let mut entries = entries(arguments.service.clone(), limit, dirs)?;
     if let Some(id) = &arguments.id {
-        entries = vec![the_one(entries, id)?];
+        entries = entries_with_id(entries, id)?;
     }
     match (&entries[..], is_one) {
         _ if out.is_json() => entries.iter().for_each(|entry| out.object(entry)),
         ([], _) => out.line("Nothing was attempted yet."),
-        ([entry], true) => {
-            out.line(describe(entry, Style::of_stdout(), terminal_width().unwrap_or(PICTURE_WIDTH)))
+        (entries, true) => {
+            let (style, width) = (Style::of_stdout(), terminal_width().unwrap_or(PICTURE_WIDTH));
+            let texts: Vec<String> = entries.iter().map(|entry| describe(entry, style, width)).collect();
+            out.line(texts.join("\n\n"));
         }
         (entries, _) => out.line(table(entries)),
     }
@@ -67,40 +73,42 @@ fn entries(service: Option<ServiceName>, limit: Option<u64>, dirs: &Dirs) -> Res
     }
 }
 
-/// The only attempt whose id contains this part.
-fn the_one(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
+/// The attempts with this id; else the only attempt whose id contains this part. More than one attempt can have the
+/// same id: an operation, and what followed from it.
+fn entries_with_id(entries: Vec<Entry>, part: &str) -> Result<Vec<Entry>, Failure> {
     let wanted = part.to_ascii_lowercase();
-    let mut found =
-        entries.into_iter().filter(|entry| entry.id.to_string().contains(&wanted)).collect::<Vec<_>>();
-    match (found.pop(), found.is_empty()) {
-        (Some(entry), true) => Ok(entry),
-        (Some(_), false) => {
-            let message = format!("There are {} attempts with {part:?} in their id.", found.len() + 1);
-            Err(Failure::failed(message, "Give more of it."))
-        }
-        (None, _) => {
+    let found: Vec<Entry> =
+        entries.into_iter().filter(|entry| entry.id.to_string().contains(&wanted)).collect();
+    match &found[..] {
+        [] => {
             let message = format!("There is no attempt with {part:?} in its id.");
             Err(Failure::failed(message, "`handoff history` lists them; old ones are not kept."))
+        }
+        [first, rest @ ..] if rest.iter().all(|entry| entry.id == first.id) => Ok(found),
+        [_, ..] => {
+            let message = format!("There are {} attempts with {part:?} in their id.", found.len());
+            Err(Failure::failed(message, "Give more of it."))
         }
     }
 }
 
 fn table(entries: &[Entry]) -> String {
-    let rows = entries.iter().map(|entry| {
-        let to = entry.to.as_ref().or(entry.from.as_ref());
+    let shown: Vec<(&ServiceName, Option<&Version>)> =
+        entries.iter().map(|entry| (&entry.service, entry.to.as_ref().or(entry.from.as_ref()))).collect();
+    let rows = entries.iter().enumerate().map(|(at, entry)| {
         [
             human::since(entry.at),
             entry.service.to_string(),
             entry.operation.as_str().to_owned(),
             outcome(entry),
-            to.map_or_else(String::new, short),
+            told_apart(&shown, at),
             human::span(entry.took_us),
             entry.accept_gap_us.map_or_else(String::new, human::span),
             shortened(&by(entry)),
             tail(&entry.id.to_string()),
         ]
     });
-    table::table(["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"], rows)
+    table::table_sparing(["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"], rows, "BY")
 }
 
 /// How it ended, whether something was killed, and how much was lost.
@@ -108,12 +116,12 @@ fn outcome(entry: &Entry) -> String {
     let killed = if entry.killed.is_empty() { "" } else { ", killed" };
     let lost =
         if entry.lost_datagrams == 0 { String::new() } else { format!(", {} lost", entry.lost_datagrams) };
-    format!("{}{killed}{lost}", entry.outcome.words())
+    format!("{}{killed}{lost}", entry.outcome.description())
 }
 
 /// One attempt with all known details, and its picture.
 fn describe(entry: &Entry, style: Style, width: usize) -> String {
-    let ending = picture::ending(entry);
+    let ending = one_line(&picture::ending(entry));
     let ending = match entry.outcome {
         Ending::Committed | Ending::Started | Ending::Stopped => style.green(&ending),
         Ending::Failed | Ending::Rejected => style.red(&ending),
@@ -121,7 +129,9 @@ fn describe(entry: &Entry, style: Style, width: usize) -> String {
     };
     let head = format!("{} {}", entry.operation.as_str(), style.bold(entry.service.as_str()));
     let mut lines = vec![wrapped(&format!("{head}: {ending}"), 2)];
-    let mut add = |label: &str, value: String| lines.push(wrapped(&format!("  {label:<10}{value}"), 12));
+    let mut add = |label: &str, value: String| {
+        lines.push(wrapped(&format!("  {label:<10}{}", one_line(&value)), 12));
+    };
     add("id", entry.id.to_string());
     add("at", human::date(entry.at));
     add("by", by(entry));
@@ -169,10 +179,39 @@ fn by(entry: &Entry) -> String {
     }
 }
 
-/// The version's own name, else the name of its file.
-fn short(version: &Version) -> String {
-    let name = || version.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    version.version.clone().unwrap_or_else(name)
+/// The version's own name, else the name of its file. If another version of the service has the same in this list, the
+/// shortest end of the path that differs, or the beginning of the hash.
+fn told_apart(shown: &[(&ServiceName, Option<&Version>)], at: usize) -> String {
+    let (service, Some(version)) = shown[at] else { return String::new() };
+    let others: Vec<&Version> = shown
+        .iter()
+        .filter(|(of, _)| *of == service)
+        .filter_map(|(_, other)| *other)
+        .filter(|other| {
+            other.sha256 != version.sha256 || other.path != version.path && version.sha256.is_none()
+        })
+        .collect();
+    let length = version.path.components().count();
+    for parts in 1..=length {
+        let name = short(version, parts);
+        if others.iter().all(|other| short(other, parts) != name) {
+            return name;
+        }
+    }
+    match version.sha256.as_deref().and_then(|sha256| sha256.get(..8)) {
+        Some(hash) => format!("{} ({hash})", short(version, 1)),
+        None => short(version, length),
+    }
+}
+
+/// The version's own name, else the last `parts` of its path.
+fn short(version: &Version, parts: usize) -> String {
+    let end = || {
+        let all: Vec<_> = version.path.components().collect();
+        let end: std::path::PathBuf = all[all.len().saturating_sub(parts)..].iter().collect();
+        end.display().to_string()
+    };
+    version.version.clone().unwrap_or_else(end)
 }
 
 fn long(version: &Version) -> String {
@@ -185,4 +224,31 @@ fn long(version: &Version) -> String {
 /// The last part of an id. Ids begin with the time, so they differ at the end.
 fn tail(id: &str) -> String {
     id.get(id.len().saturating_sub(8)..).unwrap_or(id).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(path: &str, sha256: &str, name: Option<&str>) -> Version {
+        Version { path: path.into(), sha256: Some(sha256.repeat(64)), version: name.map(str::to_owned) }
+    }
+
+    #[test]
+    fn versions_are_told_apart_by_the_end_of_their_path_or_their_hash() {
+        let (web, other) = ("web".parse().unwrap(), "other".parse().unwrap());
+        let versions = [
+            version("/py/1/app.py", "1", None),
+            version("/py/2/app.py", "2", None),
+            version("/py/2/app.py", "3", None),
+            version("/py/run", "4", None),
+            version("/py/5/app.py", "5", Some("5.0")),
+        ];
+        let mut shown: Vec<(&ServiceName, Option<&Version>)> =
+            versions.iter().map(|version| (&web, Some(version))).collect();
+        shown.push((&other, Some(&versions[0])));
+        shown.push((&other, None));
+        let told: Vec<String> = (0..shown.len()).map(|at| told_apart(&shown, at)).collect();
+        assert_eq!(told, ["1/app.py", "app.py (22222222)", "app.py (33333333)", "run", "5.0", "app.py", ""]);
+    }
 }

@@ -13,6 +13,18 @@ pub(super) fn span(us: u64) -> String {
     }
 }
 
+/// A text with a space between the number and the unit of each duration: `within 86 ms` for `within 86ms`.
+pub(super) fn spaced(text: &str) -> String {
+    let word = |word: &str| {
+        let (core, end) = word.split_at(word.trim_end_matches([',', ';', ':', '.', ')']).len());
+        let (number, unit) =
+            core.split_at(core.find(|it: char| it.is_alphabetic() || it == 'µ').unwrap_or(core.len()));
+        let is_duration = matches!(unit, "ns" | "µs" | "ms" | "s") && number.parse::<f64>().is_ok();
+        if is_duration { format!("{number} {unit}{end}") } else { word.to_owned() }
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
 /// The time since `at_ms` (milliseconds since 1970).
 pub(super) fn since(at_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -72,6 +84,18 @@ fn long_span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_a_space_before_its_unit() {
+        for (text, shown) in [
+            ("it ends within 86ms: yes", "it ends within 86 ms: yes"),
+            ("1.5s, or 2s.", "1.5 s, or 2 s."),
+            ("write stop_grace = \"40s\" and /srv/3s", "write stop_grace = \"40s\" and /srv/3s"),
+            ("s ms 7", "s ms 7"),
+        ] {
+            assert_eq!(spaced(text), shown);
+        }
+    }
 
     #[test]
     fn sizes() {

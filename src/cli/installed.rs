@@ -19,16 +19,22 @@ use crate::sys::user::effective_user;
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff installed s3 /opt/s3/s3                       after a program was put there
-  handoff installed s3 s3.tar.gz --member s3            a program in an archive
-  handoff installed s3 s3.zip --sha256sums SHA256SUMS   verified before anything of it runs
-  handoff installed s3 ./s3 --version 1.2.3 --no-wait   return as soon as the daemon is at work
+  handoff installed s3 /opt/s3/s3
+      after a program was put there
+  handoff installed s3 s3.tar.gz --member s3
+      a program in an archive
+  handoff installed s3 s3.zip --sha256sums SHA256SUMS
+      verified before anything of it runs
+  handoff installed s3 ./s3 --version 1.2.3 --no-wait
+      return as soon as the daemon is at work
 
-You can call it repeatedly, and from several tools: the daemon runs one upgrade at a time, and none if the
-same content runs already. If the service is stopped, or no daemon runs, the version is verified and kept for
-the next start. Exit codes: 0 it runs, or is kept for the next start; 2 no daemon runs, and it could not be
-kept; 4 it was rolled back; 6 it was refused before it ran. With --no-wait the exit code covers only the
-request; `handoff history` shows how it ended.";
+You can call it repeatedly, and from several tools: the daemon runs one
+upgrade at a time, and none if the same content runs already. If the service
+is stopped, or no daemon runs, the version is verified and kept for the next
+start. Exit codes: 0 it runs, or is kept for the next start; 2 no daemon runs,
+and it could not be kept; 4 it was rolled back; 6 it was refused before it
+ran. With --no-wait the exit code covers only the request; `handoff history`
+shows how it ended.";
 
 /// Upgrade to the version that was just put at a path, unless it runs already
 #[derive(clap::Args)]
@@ -39,18 +45,19 @@ pub(super) struct Arguments {
     /// A program, an archive (.tar.gz, .tar.xz, .zip), or a directory
     path: PathBuf,
     /// Its version; `version_command` does not run then
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     version: Option<String>,
     /// Wait until the upgrade has ended (the default)
-    #[arg(long, overrides_with = "no_wait")]
+    #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
     /// Do not wait for the upgrade
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    claims: ClaimOptions,
-    #[command(flatten)]
     pub(super) json: Json,
+    // Last, since its heading is that of all options after it.
+    #[command(flatten)]
+    claims: ClaimOptions,
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
@@ -68,12 +75,12 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
 }
 
 fn ask(arguments: &Arguments, request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    if arguments.wait || !arguments.no_wait {
+    if !arguments.no_wait {
         return operation::run(request, dirs, out);
     }
     let service = &arguments.service;
     match Client::connect(&dirs.control_socket())?.begin(request)? {
-        Some(Response::Outcome(outcome)) => operation::tell(&outcome, out),
+        Some(Response::Outcome(outcome)) => operation::print_outcome(&outcome, out),
         _ if out.is_json() => out.object(&json!({ "accepted": { "service": service } })),
         _ => out.line(format!("{service}: the daemon is at work; see: handoff history {service}")),
     }
@@ -109,7 +116,7 @@ fn without_daemon(
         config::check_binary(binary)
             .map_err(|error| Failure::from(control::Error::rejected(service, &error, error.hint())))?;
     }
-    let brought = spool::bring(&dirs.service_state(service), &import, in_place);
+    let brought = spool::install(&dirs.service_state(service), &import, in_place);
     let place = brought.map_err(|error| control::Error::rejected(service, &error, error.hint()))?;
     if Client::connect(&dirs.control_socket()).is_ok() {
         // A daemon has started in the meantime. If it has not taken the version, no daemon does before its next

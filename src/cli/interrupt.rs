@@ -23,8 +23,8 @@ pub(super) struct ContinuationHint {
 }
 
 impl ContinuationHint {
-    /// For a request that has an outcome.
-    pub(super) fn of(request: &Request) -> ContinuationHint {
+    /// For a request that has an outcome. `phase` is the last one that the daemon has reported.
+    pub(super) fn of(request: &Request, phase: &str) -> ContinuationHint {
         let (what, service) = match request {
             Request::Start(service) => ("start", service),
             Request::Stop(service) => ("stop", service),
@@ -36,8 +36,14 @@ impl ContinuationHint {
             other => unreachable!("there is no outcome to wait for: {other:?}"),
         };
         let watch = format!("Watch it: handoff status {service}");
-        let hint = match request {
-            Request::Stop(_) | Request::Cancel(_) => watch,
+        let hint = match (request, phase) {
+            (Request::Stop(_) | Request::Cancel(_), _) => watch,
+            (_, "reaping" | "resuming" | "reverting") => watch,
+            (Request::Start(_), "committing") => format!("{watch}; end it: handoff stop {service}"),
+            (Request::Restart(_), "committing" | "retiring") => watch,
+            (_, "committing" | "retiring") => {
+                format!("{watch}; to go back when it is done: handoff rollback {service}")
+            }
             _ => format!("{watch}; call it off: handoff cancel {service}"),
         };
         ContinuationHint { message: format!("The {what} of {service} goes on in the daemon."), hint }
@@ -74,7 +80,7 @@ impl Interrupt {
     }
 
     /// From now on an interrupt clears the progress line, prints this text and ends the process.
-    pub(super) fn tell(
+    pub(super) fn print_on_interrupt(
         self,
         json: bool,
         bar: Option<ProgressBar>,
@@ -87,7 +93,7 @@ impl Interrupt {
             while !poll_one(&interrupts, PollFlags::POLLIN, None).is_ok_and(|found| !found.is_empty()) {}
             if !is_over.load(Ordering::Acquire) {
                 bar.inspect(ProgressBar::finish_and_clear);
-                say(&goes_on(), json);
+                print_hint(&goes_on(), json);
             }
             std::process::exit(Exit::Interrupted as i32);
         });
@@ -101,7 +107,7 @@ impl Drop for InterruptGuard {
     }
 }
 
-fn say(ContinuationHint { message, hint }: &ContinuationHint, json: bool) {
+fn print_hint(ContinuationHint { message, hint }: &ContinuationHint, json: bool) {
     if !json {
         return note(format!("{message} {hint}"));
     }
@@ -112,4 +118,26 @@ fn say(ContinuationHint { message, hint }: &ContinuationHint, json: bool) {
         exit: Exit::Interrupted,
     };
     Output::new(true).failure(&failure);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_committed_is_not_called_off_but_rolled_back() {
+        let service: ServiceName = "web".parse().unwrap();
+        let rollback = crate::control::api::Rollback { service: service.clone(), generation: None };
+        let upgrade = Request::Rollback(rollback);
+        let hint = |request: &Request, phase: &str| ContinuationHint::of(request, phase).hint;
+        for phase in ["", "importing", "warming", "canary", "probation"] {
+            assert!(hint(&upgrade, phase).ends_with("; call it off: handoff cancel web"), "{phase}");
+        }
+        for phase in ["committing", "retiring"] {
+            assert!(hint(&upgrade, phase).ends_with("; to go back when it is done: handoff rollback web"));
+            assert!(!hint(&Request::Restart(service.clone()), phase).contains("; "));
+        }
+        assert!(!hint(&upgrade, "resuming").contains("cancel"));
+        assert!(hint(&Request::Start(service), "committing").contains("handoff stop web"));
+    }
 }

@@ -14,8 +14,9 @@ Examples:
   handoff kill -s HUP s3         send SIGHUP to the program of s3
   handoff kill --reload s3       send the reload_signal of its service file
 
-The signal goes to the process that serves, not to the shim that runs it, and not to a wrapper.
-A program that ends because of it is started again; to stop a service: handoff stop s3";
+The signal goes to the process that serves, not to the shim that runs it, and
+not to a wrapper. A program that ends because of it is started again; to stop
+a service: handoff stop s3";
 
 /// Send a signal to the program of a service
 #[derive(clap::Args)]

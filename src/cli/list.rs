@@ -7,14 +7,14 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, one_line};
 use super::table::{self, wrapped};
 use super::{Json, ask, human};
 use crate::config::{self, Dirs};
 use crate::control::api::{Request, Response, ServiceStatus, Skew};
 
 /// Time limit for the directory of the service files.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// List the services
 #[derive(clap::Args)]
@@ -32,45 +32,54 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
         return Ok(Exit::Done);
     }
     if services.is_empty() {
-        out.line("The daemon has no services.");
+        out.line(none(dirs));
     } else {
         out.line(table(&services));
         for (status, problem) in
             services.iter().filter_map(|status| status.problem.as_ref().map(|it| (status, it)))
         {
-            out.line(wrapped(&format!("{}: {problem}", status.service), 2));
+            out.line(wrapped(&format!("{}: {}", status.service, one_line(problem)), 2));
         }
     }
-    tell(&misnamed, out);
+    print_mistakes(&misnamed, out);
     Ok(Exit::Done)
 }
 
+/// What is said in place of a list without services.
+pub(super) fn none(dirs: &Dirs) -> String {
+    let directory = dirs.config.join("services");
+    one_line(&format!(
+        "The daemon has no services. Their files belong in {}, unless the daemon was started with another --config-dir.",
+        directory.display()
+    ))
+}
+
 /// The files in the directory of the service files that the daemon does not read, because their names are not service
-/// names; or why the directory cannot be listed. Waits at most [`PATIENCE`].
+/// names; or why the directory cannot be listed. Waits at most [`TIMEOUT`].
 pub(super) fn misnamed(dirs: &Dirs) -> Vec<config::Error> {
-    let (config_dir, (tell, told)) = (dirs.config.clone(), channel());
+    let (config_dir, (sender, receiver)) = (dirs.config.clone(), channel());
     std::thread::spawn(move || {
         let misnamed =
             |files: Vec<PathBuf>| files.iter().filter_map(|file| config::name_of(file).err()).collect();
         let found = config::service_files(&config_dir).map_or_else(|error| vec![error], misnamed);
         // The receiver is gone if the directory has not answered in time.
-        let _ = tell.send(found);
+        let _ = sender.send(found);
     });
-    told.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+    receiver.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
         vec![config::Error {
             file: dirs.config.join("services"),
             at: None,
             key: None,
-            cause: format!("has not answered for {} s", PATIENCE.as_secs()),
+            cause: format!("has not answered for {} s", TIMEOUT.as_secs()),
             hint: "check its file system".to_owned(),
         }]
     })
 }
 
 /// Prints the mistakes below the services.
-pub(super) fn tell(misnamed: &[config::Error], out: &mut Output) {
+pub(super) fn print_mistakes(misnamed: &[config::Error], out: &mut Output) {
     for error in misnamed {
-        out.line(wrapped(&error.to_string(), 2));
+        out.line(wrapped(&one_line(&error.to_string()), 2));
     }
 }
 

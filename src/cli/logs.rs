@@ -21,9 +21,12 @@ const FOLLOW_TAIL_LINES: u64 = 10;
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff logs s3              everything that is kept
-  handoff logs s3 --tail 100   the last hundred lines
-  handoff logs s3 -f           the last ten lines and all new ones, through rotation
+  handoff logs s3
+      everything that is kept
+  handoff logs s3 --tail 100
+      the last hundred lines
+  handoff logs s3 -f
+      the last ten lines and all new ones, through rotation
   handoff logs s3 --json | jq -r .line
 
 It reads the files directly, so it works without a daemon.";
@@ -38,7 +41,7 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     follow: bool,
     /// Start with the last N lines [default: all, with --follow 10]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = |text: &str| super::whole_number(text, 0))]
     tail: Option<u64>,
     #[command(flatten)]
     pub(super) json: Json,

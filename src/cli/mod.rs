@@ -55,29 +55,37 @@ Exit codes:
   3   a service file is invalid, or what it changes needs a stop
   4   rolled back; the old version serves
   5   busy with another operation
-  6   the new version was refused before it ran, or would have been a step back
+  6   the new version was refused before it ran, or would be a step back
   64  the command line is wrong
   130 interrupted with Ctrl-C; what the daemon was asked for goes on
 
 Environment:
-  HANDOFF_CONFIG_DIR, HANDOFF_STATE_DIR, HANDOFF_RUNTIME_DIR  as the options of these names
+  HANDOFF_CONFIG_DIR, HANDOFF_STATE_DIR, HANDOFF_RUNTIME_DIR
+               as the options of these names
   HANDOFF_LOG  what the daemon logs, for example `debug` (default: info)
   NO_COLOR     no colours
   An empty variable counts as one that is not set.
 
 Examples:
-  handoff check                        are the service files right?
-  handoff doctor s3                    which adapter can its program use?
-  handoff daemon                       run the supervisor in the foreground
-  handoff upgrade s3 --binary ./s3-v2  replace the binary, drop nothing
-  handoff installed s3 /opt/s3/s3      a new file is there: upgrade to it, unless it runs already
-  handoff rollback s3                  back to the version that ran before
-  handoff status s3                    what runs, and how the last upgrade ended";
+  handoff check
+      are the service files right?
+  handoff doctor s3
+      which adapter can its program use?
+  handoff daemon
+      run the supervisor in the foreground
+  handoff upgrade s3 --binary ./s3-v2
+      replace the binary, drop nothing
+  handoff installed s3 /opt/s3/s3
+      a new file is there: upgrade to it, unless it runs already
+  handoff rollback s3
+      back to the version that ran before
+  handoff status s3
+      what runs, and how the last upgrade ended";
 
 /// Replaces the binary of a running server without dropping a connection.
 #[derive(Parser)]
 #[command(name = "handoff", version, after_help = EXIT_CODES, max_term_width = 100)]
-#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     places: DirectoryOptions,
@@ -134,7 +142,7 @@ enum Verb {
 
 /// Runs the command line of this process and returns the exit code. Blocks until the verb is done.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(words(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return misused(&error).into(),
         Err(help) => {
@@ -149,6 +157,15 @@ pub fn main() -> ExitCode {
         failure.exit()
     });
     out.finish(exit).into()
+}
+
+/// The words of the command line. The parser takes `help` as a verb without options, not even its own `--help`.
+fn words(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = given.collect();
+    if words.get(1).is_some_and(|verb| verb == "help") {
+        words.retain(|word| word != "--help" && word != "-h");
+    }
+    words
 }
 
 /// Reports a mistake in the command line, in the requested form.
@@ -228,6 +245,18 @@ impl From<DirectoryOptions> for DirOverrides {
             state: or(places.state_dir, "HANDOFF_STATE_DIR"),
             runtime: or(places.runtime_dir, "HANDOFF_RUNTIME_DIR"),
         }
+    }
+}
+
+/// A number on the command line, of at least `least`.
+fn whole_number(text: &str, least: u64) -> Result<u64, String> {
+    match text.parse::<u64>() {
+        Ok(number) if number >= least => Ok(number),
+        Ok(_) => Err(format!("{text} is less than {least}")),
+        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("{text} is more than can be counted"))
+        }
+        Err(_) => Err(format!("{text:?} is not a number")),
     }
 }
 

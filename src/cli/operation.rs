@@ -2,6 +2,7 @@
 //! progress, and the end.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::interrupt::{ContinuationHint, Interrupt};
-use super::output::{Output, Style, note};
+use super::output::{Output, Style, note, one_line};
 use super::{human, sentence};
 use crate::config::Dirs;
 use crate::control::Client;
@@ -18,10 +19,19 @@ use crate::control::api::{Ending, Outcome, Progress, Request, Response};
 /// Performs an operation, shows it, and returns the exit code.
 pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let outcome = perform(request, dirs, out)?;
-    tell(&outcome, out);
+    print_outcome(&outcome, out);
     Ok(match outcome.outcome {
         Ending::RolledBack => Exit::RolledBack,
         Ending::Failed => Exit::Failed,
+        Ending::Stopped if !matches!(request, Request::Stop(_)) => {
+            if !out.is_json() {
+                note(format!(
+                    "Another command has stopped {0}. To start it: handoff start {0}",
+                    outcome.service
+                ));
+            }
+            Exit::Failed
+        }
         Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged | Ending::Staged => {
             Exit::Done
         }
@@ -35,10 +45,16 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
     // An operation may take long, so a frozen daemon would go unnoticed.
     client.call(&Request::Ping, &mut |_| {})?;
     let interrupt = Interrupt::hold();
-    let mut display = Display::new(out.is_json());
-    let goes_on = ContinuationHint::of(request);
-    let watch = interrupt.tell(out.is_json(), display.bar(), || goes_on);
-    let answer = client.call(request, &mut |progress| display.show(&progress, out));
+    let mut display = ProgressDisplay::new(out.is_json());
+    let (shown, asked) = (Arc::new(Mutex::new(String::new())), request.clone());
+    let phase = Arc::clone(&shown);
+    let watch = interrupt.print_on_interrupt(out.is_json(), display.bar(), move || {
+        ContinuationHint::of(&asked, &phase.lock().unwrap_or_else(PoisonError::into_inner))
+    });
+    let answer = client.call(request, &mut |progress| {
+        shown.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&progress.phase);
+        display.show(&progress, out);
+    });
     drop(watch);
     display.clear();
     match answer? {
@@ -48,7 +64,7 @@ pub(super) fn perform(request: &Request, dirs: &Dirs, out: &mut Output) -> Resul
 }
 
 /// Prints how an operation ended.
-pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
+pub(super) fn print_outcome(outcome: &Outcome, out: &mut Output) {
     let mark = match outcome.outcome {
         Ending::RolledBack => Style::yellow as fn(Style, &str) -> String,
         Ending::Failed => Style::red as _,
@@ -59,12 +75,12 @@ pub(super) fn tell(outcome: &Outcome, out: &mut Output) {
     if out.is_json() {
         out.object(&json!({ "outcome": outcome }));
     } else {
-        out.line(mark(Style::of_stdout(), &sentence::of(outcome)));
+        out.line(mark(Style::of_stdout(), &one_line(&sentence::of(outcome))));
     }
 }
 
 /// How progress is shown.
-enum Display {
+enum ProgressDisplay {
     /// As objects on standard output.
     Objects,
     /// As lines on standard error.
@@ -73,28 +89,28 @@ enum Display {
     Spinner(ProgressBar),
 }
 
-impl Display {
-    fn new(json: bool) -> Display {
+impl ProgressDisplay {
+    fn new(json: bool) -> ProgressDisplay {
         if json {
-            return Display::Objects;
+            return ProgressDisplay::Objects;
         }
         if !std::io::stderr().is_terminal() {
-            return Display::Lines;
+            return ProgressDisplay::Lines;
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.set_message("asking the daemon");
         bar.enable_steady_tick(Duration::from_millis(100));
-        Display::Spinner(bar)
+        ProgressDisplay::Spinner(bar)
     }
 
     fn show(&mut self, progress: &Progress, out: &mut Output) {
         match self {
-            Display::Objects => out.object(&json!({ "progress": progress })),
-            Display::Lines => note(line(progress)),
-            Display::Spinner(bar) => {
-                bar.println(Style::of_stderr().harmless(&line(progress)));
+            ProgressDisplay::Objects => out.object(&json!({ "progress": progress })),
+            ProgressDisplay::Lines => note(line(progress)),
+            ProgressDisplay::Spinner(bar) => {
+                bar.println(Style::of_stderr().escape_controls(&line(progress)));
                 bar.set_message(format!("{}: {}", progress.service, progress.phase));
             }
         }
@@ -102,13 +118,13 @@ impl Display {
 
     fn bar(&self) -> Option<ProgressBar> {
         match self {
-            Display::Spinner(bar) => Some(bar.clone()),
-            Display::Objects | Display::Lines => None,
+            ProgressDisplay::Spinner(bar) => Some(bar.clone()),
+            ProgressDisplay::Objects | ProgressDisplay::Lines => None,
         }
     }
 
     fn clear(&self) {
-        if let Display::Spinner(bar) = self {
+        if let ProgressDisplay::Spinner(bar) = self {
             bar.finish_and_clear();
         }
     }
@@ -118,5 +134,5 @@ impl Display {
 pub(super) fn line(progress: &Progress) -> String {
     let at = format!("+{}", human::span(progress.at_us));
     let detail = progress.detail.as_ref().map_or_else(String::new, |detail| format!("  {detail}"));
-    format!("{at:>10}  {:<10}{detail}", progress.phase).trim_end().to_owned()
+    one_line(format!("{at:>10}  {:<10}{detail}", progress.phase).trim_end())
 }

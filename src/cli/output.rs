@@ -18,12 +18,12 @@ pub(super) struct Output {
     /// Whether results are for a program.
     json: bool,
     /// The first error of standard output.
-    trouble: Option<io::Error>,
+    first_error: Option<io::Error>,
 }
 
 impl Output {
     pub(super) fn new(json: bool) -> Output {
-        Output { json, trouble: None }
+        Output { json, first_error: None }
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -32,20 +32,20 @@ impl Output {
 
     /// Whether standard output has failed, so that more output is useless.
     pub(super) fn is_closed(&self) -> bool {
-        self.trouble.is_some()
+        self.first_error.is_some()
     }
 
     /// Writes bytes as they are, and flushes.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        if self.trouble.is_none() {
+        if self.first_error.is_none() {
             let mut stdout = io::stdout().lock();
-            self.trouble = stdout.write_all(bytes).and_then(|()| stdout.flush()).err();
+            self.first_error = stdout.write_all(bytes).and_then(|()| stdout.flush()).err();
         }
     }
 
     /// Writes a line for people.
     pub(super) fn line(&mut self, text: impl Display) {
-        self.bytes(format!("{}\n", Style::of_stdout().harmless(&text.to_string())).as_bytes());
+        self.bytes(format!("{}\n", Style::of_stdout().escape_controls(&text.to_string())).as_bytes());
     }
 
     /// Writes a line for programs.
@@ -55,7 +55,7 @@ impl Output {
             Ok(text) => {
                 self.bytes(format!("{}\n", escaped(&text, |c| format!("\\u{:04x}", u32::from(c)))).as_bytes())
             }
-            Err(error) => self.trouble = self.trouble.take().or_else(|| Some(error.into())),
+            Err(error) => self.first_error = self.first_error.take().or_else(|| Some(error.into())),
         }
     }
 
@@ -70,7 +70,7 @@ impl Output {
 
     /// The exit code, changed if the output failed.
     pub(super) fn finish(self, exit: Exit) -> Exit {
-        match self.trouble {
+        match self.first_error {
             Some(error) if error.kind() != io::ErrorKind::BrokenPipe && exit == Exit::Done => {
                 note(format!("error: Standard output cannot be written: {error}."));
                 Exit::Failed
@@ -82,21 +82,36 @@ impl Output {
 
 /// Writes a line to standard error, if it is open.
 pub(super) fn note(text: impl Display) {
-    let text = Style::of_stderr().harmless(&text.to_string());
+    let text = Style::of_stderr().escape_controls(&text.to_string());
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 /// The colours of this command.
-const OWN: [&str; 5] = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"];
+const COLOURS: [&str; 5] = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"];
 
 fn hexadecimal(character: char) -> String {
-    format!("\\x{:02x}", u32::from(character))
+    match u32::from(character) {
+        code @ ..=0xff => format!("\\x{code:02x}"),
+        code => format!("\\u{{{code:x}}}"),
+    }
+}
+
+/// Whether a character changes the direction of the text around it, so that other text is shown than is there.
+fn turns_text(character: char) -> bool {
+    matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A value that comes from outside, as one line: the name of a file or what a program says must not look like a line of
+/// this command.
+pub(super) fn one_line(value: &str) -> String {
+    value.replace('\n', "\\n")
 }
 
 fn escaped(text: &str, escape: fn(char) -> String) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        match character.is_control() && !matches!(character, '\n' | '\t') {
+        let acts = character.is_control() && !matches!(character, '\n' | '\t');
+        match acts || turns_text(character) {
             true => shown += &escape(character),
             false => shown.push(character),
         }
@@ -107,8 +122,8 @@ fn escaped(text: &str, escape: fn(char) -> String) -> String {
 /// The width of standard output in columns: of the terminal, else from `COLUMNS`.
 pub(super) fn terminal_width() -> Option<usize> {
     let shown = terminal::width(io::stdout()).map(usize::from);
-    let told = || std::env::var("COLUMNS").ok()?.parse().ok();
-    shown.filter(|columns| *columns > 0).or_else(told)
+    let from_environment = || std::env::var("COLUMNS").ok()?.parse().ok();
+    shown.filter(|columns| *columns > 0).or_else(from_environment)
 }
 
 /// Colours, if wanted.
@@ -145,12 +160,12 @@ impl Style {
     /// A text that cannot control a terminal. Much of the output comes from a program: its status, version, errors and
     /// paths. Characters that would move the cursor, change the title or the like are written as `\x1b`. Colours of this
     /// command stay where colours are wanted: at worst, a program changes the colour of its own text.
-    pub(super) fn harmless(self, text: &str) -> String {
+    pub(super) fn escape_controls(self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(at) = rest.find('\x1b') {
             shown += &escaped(&rest[..at], hexadecimal);
-            let own = OWN.iter().find(|own| self.coloured && rest[at..].starts_with(**own));
+            let own = COLOURS.iter().find(|own| self.coloured && rest[at..].starts_with(**own));
             shown += own.copied().unwrap_or("\\x1b");
             rest = &rest[at + own.map_or(1, |own| own.len())..];
         }
@@ -179,11 +194,12 @@ mod tests {
             ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
             ("\x1b[2J\x1b", "\\x1b[2J\\x1b"),
             ("\u{9b}2J\x7f\r", "\\x9b2J\\x7f\\x0d"),
+            ("a\u{202e}b\u{2066}c", "a\\u{202e}b\\u{2066}c"),
         ];
         for (text, shown) in table {
-            assert_eq!(Style { coloured: true }.harmless(text), shown);
+            assert_eq!(Style { coloured: true }.escape_controls(text), shown);
         }
         let plain = Style { coloured: false };
-        assert_eq!(plain.harmless("\x1b[31mred\x1b[0m"), "\\x1b[31mred\\x1b[0m");
+        assert_eq!(plain.escape_controls("\x1b[31mred\x1b[0m"), "\\x1b[31mred\\x1b[0m");
     }
 }

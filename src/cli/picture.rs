@@ -10,7 +10,7 @@ const MARGIN: usize = 12;
 /// Width after the plot, for the time of its end.
 const END: usize = 10;
 /// Minimum width of a phase.
-const LEAST: usize = 3;
+const WIDTH_MIN: usize = 3;
 
 /// What one process does in one phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,7 @@ fn supervisor(phase: &str) -> Activity {
 /// phase is wide enough for its own.
 fn widths(phases: &[&PhaseTime], room: usize) -> Vec<usize> {
     let named: Vec<usize> = phases.iter().map(|phase| phase.phase.chars().count() + 1).collect();
-    let least = if named.iter().sum::<usize>() <= room { named } else { vec![LEAST; phases.len()] };
+    let least = if named.iter().sum::<usize>() <= room { named } else { vec![WIDTH_MIN; phases.len()] };
     let left = room.saturating_sub(least.iter().sum());
     let total: u64 = phases.iter().map(|phase| phase.took_us).sum::<u64>().max(1);
     let share = |took_us: u64| (left as u128 * u128::from(took_us) / u128::from(total)) as usize;
@@ -210,8 +210,8 @@ pub(super) fn ending(entry: &Entry) -> String {
         entry.accept_gap_us.map_or_else(String::new, |gap| format!(", accept gap {}", human::span(gap)));
     let reason = entry.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
     match entry.outcome {
-        Ending::UnderWay => format!("{} for {took}", entry.outcome.words()),
-        outcome => format!("{} after {took}{gap}{reason}", outcome.words()),
+        Ending::UnderWay => format!("{} for {took}", entry.outcome.description()),
+        outcome => format!("{} after {took}{gap}{reason}", outcome.description()),
     }
 }
 

@@ -4,7 +4,7 @@ use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, one_line};
 use super::{Json, human, versions};
 use crate::config::Dirs;
 use crate::control::api::{Pin, Request};
@@ -32,12 +32,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let (service, version, pinned) = (arguments.service.clone(), arguments.version.clone(), !arguments.off);
-    for found in versions::asked(&Request::Pin(Pin { service, version, pinned }), dirs)? {
+    for found in versions::fetch_versions(&Request::Pin(Pin { service, version, pinned }), dirs)? {
         if out.is_json() {
             out.object(&json!({ "version": found }));
             continue;
         }
-        let name = found.version.as_deref().unwrap_or("a version without a name");
+        let name = one_line(found.version.as_deref().unwrap_or("a version without a name"));
         let what = if found.pinned { "is kept" } else { "is no longer pinned" };
         out.line(format!("{}: {name} ({}) {what}.", found.service, human::short(&found.sha256)));
     }

@@ -12,8 +12,9 @@ const EXAMPLES: &str = "\
 Examples:
   handoff restart s3
 
-It upgrades to the same binary, and rolls back if the new process fails. A stopped service is started.
-Interrupting the command does not stop the restart.";
+It upgrades to the same binary, and rolls back if the new process fails. A
+stopped service is started. Interrupting the command does not stop the
+restart.";
 
 /// Restart a service with the same binary, without dropping a connection
 #[derive(clap::Args)]

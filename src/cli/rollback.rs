@@ -13,9 +13,9 @@ Examples:
   handoff rollback s3      to the version that ran before
   handoff rollback s3 7    to the version of generation 7
 
-It upgrades to an older version: nothing is dropped, and if the older version fails, the current one still
-serves, and the exit code is 4. `handoff versions` shows which generations are kept; for any other the
-exit code is 6.";
+It upgrades to an older version: nothing is dropped, and if the older version
+fails, the current one still serves, and the exit code is 4. `handoff
+versions` shows which generations are kept; for any other the exit code is 1.";
 
 /// Go back to a version that ran before, without dropping a connection
 #[derive(clap::Args)]
@@ -24,6 +24,7 @@ pub(super) struct Arguments {
     /// The service
     service: ServiceName,
     /// The generation of that version [default: the last one of another version]
+    #[arg(value_parser = |text: &str| super::whole_number(text, 0))]
     generation: Option<u64>,
     #[command(flatten)]
     pub(super) json: Json,

@@ -52,7 +52,7 @@ impl Rollout {
     }
 
     /// The services whose upgrades have not started.
-    pub(super) fn left(&self) -> Vec<ServiceName> {
+    pub(super) fn not_started(&self) -> Vec<ServiceName> {
         self.waiting.keys().cloned().collect()
     }
 }
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(begin(&mut rollout), "b");
         assert!(!rollout.is_over());
         ended(&mut rollout, "b", true);
-        assert!(rollout.is_over() && rollout.left().is_empty());
+        assert!(rollout.is_over() && rollout.not_started().is_empty());
     }
 
     #[test]
@@ -110,6 +110,6 @@ mod tests {
         assert!(!rollout.is_over());
         ended(&mut rollout, "b", true);
         assert!(rollout.is_over() && begin(&mut rollout).is_empty());
-        assert_eq!(rollout.left().len(), 2);
+        assert_eq!(rollout.not_started().len(), 2);
     }
 }

@@ -42,7 +42,7 @@ fn ending(outcome: &Outcome) -> String {
                 |gap| format!("the accept gap was {gap}"),
             );
             let how = reason.as_deref().map_or_else(|| format!("upgraded in {took}, {gap}"), str::to_owned);
-            let left = left(outcome.connections);
+            let left = remaining_connections(outcome.connections);
             format!("{service} now runs {binary} (generation {generation}{pid}): {how}.{left}")
         }
         Ending::RolledBack => {
@@ -52,7 +52,7 @@ fn ending(outcome: &Outcome) -> String {
                 true => "was ended and serves again",
                 false => "still serves",
             };
-            let left = left(outcome.connections);
+            let left = remaining_connections(outcome.connections);
             format!(
                 "{service} was rolled back after {took}: {reason}; {binary} (generation {generation}{pid}) \
                  {still}{gap}.{left}"
@@ -79,11 +79,12 @@ fn ending(outcome: &Outcome) -> String {
 }
 
 /// The connections of the old process at the stop signal, if there were any.
-fn left(connections: Option<Connections>) -> String {
+fn remaining_connections(connections: Option<Connections>) -> String {
     match connections {
         Some(Connections { open: open @ 1.., unread, unanswered }) => format!(
-            " The old process had {open} connections when it got its stop signal: {unread} with a request that it had not read, \
-             {unanswered} with one under way."
+            " The old process had {open} {} when it got its stop signal: {unread} with a request that it had not read, \
+             {unanswered} with one under way.",
+            if open == 1 { "connection" } else { "connections" }
         ),
         Some(Connections { open: 0, .. }) | None => String::new(),
     }
@@ -137,6 +138,8 @@ mod tests {
              was ended and serves again. The old process had 8 connections when it got its stop signal: 2 with a request that it \
              had not read, 1 with one under way."
         );
+        outcome.connections = Some(Connections { open: 1, unread: 0, unanswered: 1 });
+        assert!(of(&outcome).contains("had 1 connection when"));
         (outcome.restarted, outcome.connections) = (false, None);
         outcome.outcome = Ending::Failed;
         assert_eq!(of(&outcome), "s3 failed after 2.1 ms: the new process exited with status 1.");

@@ -15,7 +15,7 @@ use crate::sys::poll::{PollFlags, poll_one};
 use crate::sys::socket::{MsgFlags, send};
 
 /// Time limit for a slow reader, once.
-const MOMENT: Duration = Duration::from_millis(20);
+const READER_TIMEOUT: Duration = Duration::from_millis(20);
 /// A ready pipe accepts this many bytes without blocking: `PIPE_BUF`, pipe(7).
 const PIECE_BYTES: usize = 4096;
 
@@ -44,7 +44,7 @@ pub(super) struct Line<'a>(&'a Mutex<WriterState>);
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = if state.lost_lines == 0 { MOMENT } else { Duration::ZERO };
+        let patience = if state.lost_lines == 0 { READER_TIMEOUT } else { Duration::ZERO };
         if state.lost_lines > 0 {
             let note = format!(
                 "{}handoff: {} lines of this log are missing here: they were not read in time\n",

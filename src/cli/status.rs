@@ -5,7 +5,7 @@ use handoff_protocol::message::Mode;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::output::{Output, Style};
+use super::output::{Output, Style, one_line};
 use super::table::wrapped;
 use super::{Json, ask, human, list, sentence};
 use crate::config::Dirs;
@@ -45,13 +45,13 @@ fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     if services.is_empty() {
-        out.line("The daemon has no services.");
+        out.line(list::none(dirs));
     } else {
         let style = Style::of_stdout();
         let texts: Vec<String> = services.iter().map(|status| describe(status, style)).collect();
         out.line(texts.join("\n\n"));
     }
-    list::tell(&misnamed, out);
+    list::print_mistakes(&misnamed, out);
     Ok(Exit::Done)
 }
 
@@ -66,7 +66,9 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
     };
     let phase = status.phase.as_ref().map_or_else(String::new, |phase| format!(" ({phase})"));
     let mut lines = vec![format!("{}: {state}{phase}", style.bold(status.service.as_str()))];
-    let mut add = |label: &str, value: String| lines.push(wrapped(&format!("  {label:<12}{value}"), 14));
+    let mut add = |label: &str, value: String| {
+        lines.push(wrapped(&format!("  {label:<12}{}", one_line(&value)), 14));
+    };
     if let Some(detail) = &status.detail {
         add("detail", detail.clone());
     }

@@ -12,7 +12,8 @@ const EXAMPLES: &str = "\
 Examples:
   handoff stop s3
 
-The service has its stop_grace to finish its requests; requests that still run then are cut.";
+The service has its stop_grace to finish its requests; requests that still run
+then are cut.";
 
 /// Stop a service and close its listeners
 #[derive(clap::Args)]

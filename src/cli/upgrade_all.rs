@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::interrupt::{ContinuationHint, Interrupt};
-use super::output::{Output, note};
+use super::output::{Output, note, one_line};
 use super::rollout::Rollout;
 use super::{list, operation};
 use crate::config::{self, Dirs};
@@ -34,7 +34,7 @@ struct UpgradeSummary {
 
 /// The limits of each upgrade.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct UpgradeLimits {
     pub(super) deadline_ms: Option<u64>,
     pub(super) drain_grace_ms: Option<u64>,
 }
@@ -42,24 +42,25 @@ pub(super) struct Limits {
 /// Upgrades all running services, in the order of `after`, at most `parallel_max` at once. The first one that does
 /// not run its new version in the end stops the rest: the running upgrades are waited for, and no more start.
 pub(super) fn run(
-    limits: Limits,
+    limits: UpgradeLimits,
     parallel_max: usize,
     dirs: &Dirs,
     out: &mut Output,
 ) -> Result<Exit, Failure> {
     let mut sum = UpgradeSummary::default();
     let mut rollout = Rollout::new(order(dirs, &mut sum, out)?, parallel_max);
-    let (tell, news) = channel();
+    let (sender, updates) = channel();
     let under_way = Arc::new(Mutex::new(BTreeSet::new()));
     let shown = Arc::clone(&under_way);
-    let watch = Interrupt::hold().tell(out.is_json(), None, move || ContinuationHint::all(&*lock(&shown)));
+    let watch = Interrupt::hold()
+        .print_on_interrupt(out.is_json(), None, move || ContinuationHint::all(&*lock(&shown)));
     while !rollout.is_over() {
         for service in rollout.begin() {
             lock(&under_way).insert(service.clone());
-            begin(service, limits, dirs, tell.clone());
+            begin(service, limits, dirs, sender.clone());
         }
-        // Each upgrade that has started sends an end. `tell` still exists, so `recv` does not fail.
-        let Ok(next) = news.recv() else { break };
+        // Each upgrade that has started sends an end. `sender` still exists, so `recv` does not fail.
+        let Ok(next) = updates.recv() else { break };
         match next {
             UpgradeUpdate::Progress(progress) => show(&progress, out),
             UpgradeUpdate::Ended(service, result) => {
@@ -70,7 +71,7 @@ pub(super) fn run(
         }
     }
     drop(watch);
-    Ok(sum.tell(&rollout.left(), out))
+    Ok(sum.print(&rollout.not_started(), out))
 }
 
 /// A thread that panics leaves no name half inserted, so a poisoned lock is usable.
@@ -131,23 +132,23 @@ fn passed_over(service: &ServiceName, state: &str, out: &mut Output) {
 /// Upgrades one service on its own thread, which reports the progress.
 fn begin(
     service: ServiceName,
-    Limits { deadline_ms, drain_grace_ms }: Limits,
+    UpgradeLimits { deadline_ms, drain_grace_ms }: UpgradeLimits,
     dirs: &Dirs,
-    tell: Sender<UpgradeUpdate>,
+    sender: Sender<UpgradeUpdate>,
 ) {
     let socket = dirs.control_socket();
     std::thread::spawn(move || {
         let (name, claims) = (service.clone(), Claims::default());
         let upgrade = Upgrade { service: name, binary: None, deadline_ms, drain_grace_ms, claims };
         // If the receiver is gone, the command has ended already.
-        let mut on_progress = |progress| drop(tell.send(UpgradeUpdate::Progress(progress)));
+        let mut on_progress = |progress| drop(sender.send(UpgradeUpdate::Progress(progress)));
         let answer = Client::connect(&socket)
             .and_then(|mut client| client.call(&Request::Upgrade(upgrade), &mut on_progress));
         let result = answer.map(|response| match response {
             Response::Outcome(outcome) => *outcome,
             other => unreachable!("the client reads only an outcome as the answer to an upgrade: {other:?}"),
         });
-        let _ = tell.send(UpgradeUpdate::Ended(service, Box::new(result)));
+        let _ = sender.send(UpgradeUpdate::Ended(service, Box::new(result)));
     });
 }
 
@@ -164,13 +165,19 @@ impl UpgradeSummary {
     fn add(&mut self, service: &ServiceName, result: Result<Outcome, ClientError>, out: &mut Output) -> bool {
         match result {
             Ok(outcome) => {
-                operation::tell(&outcome, out);
-                let is_good = !matches!(outcome.outcome, Ending::RolledBack | Ending::Failed);
-                let list = if is_good { &mut self.committed } else { &mut self.rolled_back };
+                operation::print_outcome(&outcome, out);
+                let (list, exit) = match outcome.outcome {
+                    Ending::RolledBack => (&mut self.rolled_back, Some(Exit::RolledBack)),
+                    // Another command has stopped it.
+                    Ending::Failed | Ending::Stopped => (&mut self.failed, self.exit.or(Some(Exit::Failed))),
+                    Ending::Committed | Ending::Started | Ending::Unchanged | Ending::Staged => {
+                        (&mut self.committed, self.exit)
+                    }
+                };
+                let is_good =
+                    !matches!(outcome.outcome, Ending::RolledBack | Ending::Failed | Ending::Stopped);
                 list.push(service.clone());
-                if !is_good {
-                    self.exit = Some(Exit::RolledBack);
-                }
+                self.exit = exit;
                 is_good
             }
             // The service runs a newer version than its file names, and keeps it.
@@ -178,7 +185,7 @@ impl UpgradeSummary {
                 if out.is_json() {
                     out.object(&json!({ "passed_over": { "service": service, "state": "serving", "because": error.kind } }));
                 } else {
-                    out.line(format!("{service} is passed over: {error}"));
+                    out.line(one_line(&format!("{service} is passed over: {error}")));
                 }
                 self.passed_over.push(service.clone());
                 true
@@ -202,7 +209,7 @@ impl UpgradeSummary {
         }
     }
 
-    fn tell(self, left: &[ServiceName], out: &mut Output) -> Exit {
+    fn print(self, left: &[ServiceName], out: &mut Output) -> Exit {
         let UpgradeSummary { committed, rolled_back, failed, passed_over, exit } = self;
         if out.is_json() {
             out.object(&json!({ "summary": {
@@ -217,15 +224,15 @@ impl UpgradeSummary {
                 ("passed over", &passed_over[..]),
                 ("not begun", left),
             ];
-            let told = lists.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| {
+            let parts = lists.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| {
                 let names: Vec<&str> = names.iter().map(ServiceName::as_str).collect();
                 format!("{what}: {}", names.join(", "))
             });
-            let told: Vec<String> = told.collect();
-            out.line(if told.is_empty() {
+            let parts: Vec<String> = parts.collect();
+            out.line(if parts.is_empty() {
                 "There are no services.".to_owned()
             } else {
-                told.join("; ") + "."
+                parts.join("; ") + "."
             });
         }
         exit.unwrap_or(Exit::Done)

@@ -13,7 +13,8 @@ use crate::control::api::{Request, Response, VersionStatus};
 const EXAMPLES: &str = "\
 Examples:
   handoff versions s3
-  handoff versions s3 --json | jq -r '.versions[] | select(.current) | .stored'";
+  handoff versions s3 --json |
+      jq -r '.versions[] | select(.current) | .stored'";
 
 /// Show the stored versions of a service
 #[derive(clap::Args)]
@@ -26,7 +27,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let versions = asked(&Request::Versions(arguments.service.clone()), dirs)?;
+    let versions = fetch_versions(&Request::Versions(arguments.service.clone()), dirs)?;
     if out.is_json() {
         out.object(&json!({ "versions": versions }));
     } else if versions.is_empty() {
@@ -38,7 +39,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
 }
 
 /// The answer of the daemon to a request about versions.
-pub(super) fn asked(request: &Request, dirs: &Dirs) -> Result<Vec<VersionStatus>, Failure> {
+pub(super) fn fetch_versions(request: &Request, dirs: &Dirs) -> Result<Vec<VersionStatus>, Failure> {
     match ask(dirs, request)? {
         Response::Versions(versions) => Ok(versions),
         other => unreachable!("the client reads only versions as the answer to this: {other:?}"),

@@ -11,7 +11,7 @@ use super::error::{Error, position};
 use super::listen::Listener;
 use super::order;
 use super::service::Service;
-use crate::sys::exposed::{Exposed, Use, check_exposure};
+use crate::sys::exposed::{Exposed, FileUse, check_exposure};
 use crate::sys::regular;
 
 /// No reasonable service file is this large. A wrong file in the directory must neither fill the memory nor take seconds to
@@ -154,7 +154,7 @@ pub fn name_of(file: &Path) -> Result<ServiceName, Error> {
 /// A user who can write a service file controls what runs.
 fn check_writers(file: &Path) -> Result<(), Error> {
     let Ok(path) = std::path::absolute(file) else { return Ok(()) };
-    match check_exposure(&path, Use::Named) {
+    match check_exposure(&path, FileUse::Named) {
         // The read that follows reports the cause.
         Ok(_) | Err(Exposed::Unreadable(..)) => Ok(()),
         Err(exposed) => Err(whole_file(file, exposed.to_string(), exposed.hint())),

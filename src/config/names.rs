@@ -12,6 +12,55 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// What people write who know other supervisors, and the key of that.
+const ELSEWHERE: [(&[&str], &str); 14] = [
+    (&["workdir", "cwd", "chdir", "directory", "working_directory", "workingdirectory"], "working_dir"),
+    (
+        &["command", "cmd", "exec", "exec_start", "execstart", "program", "path", "executable", "run"],
+        "binary",
+    ),
+    (&["arguments", "argv", "parameters", "options"], "args"),
+    (&["environment", "envs", "environ", "vars"], "env"),
+    (
+        &["port", "ports", "address", "addr", "addresses", "bind", "socket", "sockets", "host", "listener"],
+        "listen",
+    ),
+    (&["health", "healthcheck", "health_check", "check", "readiness"], "probe"),
+    (&["timeout", "start_timeout", "timeout_start"], "deadline"),
+    (&["stop_timeout", "timeout_stop", "kill_timeout", "grace_period"], "stop_grace"),
+    (&["kill_signal", "killsignal", "stopsignal"], "stop_signal"),
+    (&["exec_reload", "reload"], "reload_signal"),
+    (&["enabled", "enable", "auto_start", "start"], "autostart"),
+    (&["depends_on", "requires", "wants", "needs", "dependencies"], "after"),
+    (&["logs", "logging", "stdout", "stderr"], "log"),
+    (&["type", "protocol", "kind"], "adapter"),
+];
+
+/// What people look for that has no key, and what to do instead. A clause.
+const WITHOUT_KEY: [(&[&str], &str); 3] = [
+    (
+        &["user", "group", "uid", "gid", "run_as"],
+        "services run as the user of the daemon, unless the program changes its user itself",
+    ),
+    (&["name", "service"], "the name of a service is that of its file"),
+    (&["restart", "respawn", "retries"], "a program that ends is always started again"),
+];
+
+/// The key for which other supervisors have this word.
+pub(super) fn meant(word: &str) -> Option<&'static str> {
+    found(word, &ELSEWHERE)
+}
+
+/// What to do instead of this word, which is no key here.
+pub(super) fn explained(word: &str) -> Option<&'static str> {
+    found(word, &WITHOUT_KEY)
+}
+
+fn found(word: &str, table: &[(&[&str], &'static str)]) -> Option<&'static str> {
+    let word = word.to_ascii_lowercase().replace('-', "_");
+    table.iter().find(|(words, _)| words.contains(&word.as_str())).map(|(_, answer)| *answer)
+}
+
 /// Whether `word` is the beginning or end of the right word: `grace` for `drain_grace`, or `s3` for `s3-server`.
 fn is_stem(word: &str, candidate: &str) -> bool {
     word.len() >= 2 && (candidate.starts_with(word) || candidate.ends_with(word))
@@ -19,7 +68,20 @@ fn is_stem(word: &str, candidate: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::nearest;
+    use super::{ELSEWHERE, explained, meant, nearest};
+    use crate::config::known_keys;
+
+    #[test]
+    fn words_of_other_supervisors_mean_keys() {
+        assert_eq!(meant("WorkingDirectory"), Some("working_dir"));
+        assert_eq!(meant("ExecStart"), Some("binary"));
+        assert_eq!(meant("binaries"), None);
+        assert!(explained("user").unwrap().contains("user of the daemon"));
+        for (words, key) in ELSEWHERE {
+            assert!(known_keys().contains(&key), "{key}");
+            assert!(words.iter().all(|word| !known_keys().contains(word)), "{words:?}");
+        }
+    }
 
     #[test]
     fn finds_slips_and_halves_but_not_strangers() {

@@ -65,6 +65,12 @@ const KEYS: &[&str] = &[
     "liveness",
     "store",
 ];
+
+/// The keys at the top of a service file.
+pub fn known_keys() -> &'static [&'static str] {
+    KEYS
+}
+
 const LOG_KEYS: &[&str] = &["max_size", "files"];
 const MODES: [(&str, Mode); 2] = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";

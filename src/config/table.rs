@@ -6,8 +6,13 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Position, Report};
-use super::names::nearest;
+use super::names::{explained, meant, nearest};
 use super::units::{parse_duration_ms, parse_size_bytes};
+
+/// Maximum number of known keys that a mistake lists.
+const LISTED_MAX: usize = 12;
+/// The name of a listener in examples.
+const LISTENER: &str = "web";
 
 /// One table of a service file. A getter returns `None` for a missing key and for a wrong value. The latter is in the
 /// report, so a caller can continue with a default and find all mistakes.
@@ -58,9 +63,20 @@ impl<'t> Section<'t> {
             if known.contains(&name) {
                 continue;
             }
-            let hint = match nearest(name, known.iter().copied()) {
+            let near = meant(name).filter(|meant| self.prefix.is_empty() && known.contains(meant));
+            let hint = match near.or_else(|| nearest(name, known.iter().copied())) {
+                Some("listen") if name != "listen" => {
+                    format!(
+                        "write the addresses as a table: [listen], with {} = \"127.0.0.1:8080\"",
+                        LISTENER
+                    )
+                }
                 Some(near) => format!("did you mean {:?}?", format!("{}{near}", self.prefix)),
-                None => format!("known keys are {}", known.join(", ")),
+                None => match self.prefix.is_empty().then(|| explained(name)).flatten() {
+                    Some(explained) => explained.to_owned(),
+                    None if known.len() > LISTED_MAX => "docs/service-file.md lists the keys".to_owned(),
+                    None => format!("known keys are {}", known.join(", ")),
+                },
             };
             report.add(key.span(), Some(self.dotted(name)), "unknown key", hint);
         }

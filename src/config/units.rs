@@ -23,6 +23,11 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is longer than 30 days"))
 }
 
+/// The same for a word of the command line, with an example in the error.
+pub fn parse_duration_word_ms(text: &str) -> Result<u64, String> {
+    parse_duration_ms(text).map_err(|cause| format!("{cause}; write a duration such as 30s or 5m"))
+}
+
 /// A duration as written in a service file: `5m`, `1h 30m`, `250ms`.
 pub fn format_duration_ms(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(ms)).to_string()

@@ -12,7 +12,7 @@ use crate::sys::errno::{Errno, retry};
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, set_send_timeout, socket};
 
 /// A daemon that needs longer for a request without work is frozen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One connection to the daemon.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Client {
             true
         };
         let response = self.converse(request, &mut go_on)?;
-        response.ok_or_else(|| self.strange("it broke off in the middle".to_owned()))
+        response.ok_or_else(|| self.invalid_answer("it broke off in the middle".to_owned()))
     }
 
     /// Sends a request, and waits only until the daemon is at work: returns `None` then. The operation continues when
@@ -87,11 +87,13 @@ impl Client {
         self.last_id += 1;
         self.stream
             .get_ref()
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(TIMEOUT))
             .and_then(|()| self.send(request))
             .map_err(|error| unreachable(&self.path, &error))?;
         loop {
-            match parse_answer(&self.read_line(quick)?, self.last_id).map_err(|cause| self.strange(cause))? {
+            match parse_answer(&self.read_line(quick)?, self.last_id)
+                .map_err(|cause| self.invalid_answer(cause))?
+            {
                 Outgoing::Ignored => {}
                 Outgoing::Progress(progress) => {
                     if !go_on(progress) {
@@ -101,7 +103,7 @@ impl Client {
                 Outgoing::Answer(Err(error)) => return Err(ClientError::Refused(error)),
                 Outgoing::Answer(Ok(result)) => {
                     let response = request.parse_response(result);
-                    return response.map(Some).map_err(|error| self.strange(error.to_string()));
+                    return response.map(Some).map_err(|error| self.invalid_answer(error.to_string()));
                 }
             }
         }
@@ -130,7 +132,7 @@ impl Client {
         }
     }
 
-    fn strange(&self, cause: String) -> ClientError {
+    fn invalid_answer(&self, cause: String) -> ClientError {
         ClientError::Strange { path: self.path.clone(), cause }
     }
 }
@@ -142,7 +144,7 @@ fn is_timeout(error: &io::Error) -> bool {
 /// On a blocking socket, a call that has waited this long fails with EAGAIN.
 fn connect_within(path: &Path) -> io::Result<UnixStream> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty())?;
-    set_send_timeout(&socket, PATIENCE)?;
+    set_send_timeout(&socket, TIMEOUT)?;
     match retry(|| connect_path(&socket, path)) {
         // A path that is too long cannot have a socket.
         Err(Errno::ENAMETOOLONG) => return Err(io::ErrorKind::InvalidInput.into()),
@@ -166,7 +168,7 @@ fn unreachable(path: &Path, error: &io::Error) -> ClientError {
             ("the path is too long".to_owned(), "Choose another with --runtime-dir.")
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => (
-            format!("it has not answered for {} s", PATIENCE.as_secs()),
+            format!("it has not answered for {} s", TIMEOUT.as_secs()),
             "It may be stopped or overloaded; the services continue without it.",
         ),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => (

@@ -66,13 +66,15 @@ pub enum Kind {
     Rejected,
     /// The running version is newer than the one in the service file, so the upgrade would go back.
     StepBack,
+    /// No version that is kept has this name, hash or generation.
+    UnknownVersion,
     /// A bug in the daemon.
     Internal,
 }
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::ParseError,
         Kind::InvalidRequest,
         Kind::UnknownMethod,
@@ -91,6 +93,7 @@ impl Kind {
         Kind::NothingToCancel,
         Kind::Rejected,
         Kind::StepBack,
+        Kind::UnknownVersion,
         Kind::Internal,
     ];
 
@@ -126,6 +129,7 @@ impl Kind {
             Kind::NothingToCancel => (-32011, 1),
             Kind::Rejected => (-32012, 6),
             Kind::StepBack => (-32013, 6),
+            Kind::UnknownVersion => (-32014, 1),
         }
     }
 }

@@ -140,10 +140,10 @@ pub async fn serve(
     handler: Rc<impl Handler + 'static>,
 ) -> io::Result<Infallible> {
     let socket = UnixListener::from_std(listener.borrow().socket.try_clone()?)?;
-    let guests = ConnectedClients::for_descriptors(files_limit());
+    let clients = ConnectedClients::for_descriptors(files_limit());
     loop {
         match socket.accept().await {
-            Ok((stream, _)) => admit(stream, &handler, &guests),
+            Ok((stream, _)) => admit(stream, &handler, &clients),
             Err(error) => {
                 tracing::warn!(%error, "a control connection could not be accepted");
                 // Out of descriptors: the connection stays in the queue, and an immediate retry would spin.
@@ -195,7 +195,7 @@ struct ConnectedClients {
 
 struct ConnectedClient {
     task: AbortHandle,
-    doing: ClientActivity,
+    activity: ClientActivity,
 }
 
 /// What a client does.
@@ -218,15 +218,17 @@ impl ConnectedClients {
 
     /// Makes room for one more. Returns false if all are at work.
     fn make_room(&self) -> bool {
-        let mut guests = self.connected.borrow_mut();
-        if guests.len() < self.max {
+        let mut clients = self.connected.borrow_mut();
+        if clients.len() < self.max {
             return true;
         }
-        let idle = |doing| guests.iter().find(|(_, guest)| guest.doing == doing).map(|(&number, _)| number);
+        let idle = |activity| {
+            clients.iter().find(|(_, client)| client.activity == activity).map(|(&number, _)| number)
+        };
         let leaves = idle(ClientActivity::Nothing).or_else(|| idle(ClientActivity::Reading));
-        match leaves.and_then(|number| guests.remove(&number)) {
-            Some(guest) => {
-                guest.task.abort();
+        match leaves.and_then(|number| clients.remove(&number)) {
+            Some(client) => {
+                client.task.abort();
                 true
             }
             None => false,
@@ -237,14 +239,14 @@ impl ConnectedClients {
         RefCell::borrow(&self.connected).last_key_value().map_or(0, |(number, _)| number + 1)
     }
 
-    fn set(&self, number: u64, doing: ClientActivity) {
-        if let Some(guest) = self.connected.borrow_mut().get_mut(&number) {
-            guest.doing = doing;
+    fn set(&self, number: u64, activity: ClientActivity) {
+        if let Some(client) = self.connected.borrow_mut().get_mut(&number) {
+            client.activity = activity;
         }
     }
 }
 
-fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &ConnectedClients) {
+fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, clients: &ConnectedClients) {
     let peer = stream.peer_cred();
     let refusal = match &peer {
         Ok(peer) if !may_control(peer.uid()) => Some(Error::new(
@@ -253,9 +255,9 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Conn
             format!("Ask as user {} or as root.", effective_user()),
         )),
         Err(error) => Some(Error::internal(format!("the peer's credentials cannot be read: {error}"))),
-        Ok(_) if !guests.make_room() => Some(Error::new(
+        Ok(_) if !clients.make_room() => Some(Error::new(
             Kind::TooManyClients,
-            format!("All {} control connections are at work.", guests.max),
+            format!("All {} control connections are at work.", clients.max),
             "Try again when an operation has ended.",
         )),
         Ok(_) => None,
@@ -267,17 +269,17 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, guests: &Conn
     }
     let (uid, pid) = peer.map_or((0, None), |peer| (peer.uid(), peer.pid()));
     let by = Caller::of(uid, pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default());
-    let number = guests.next_number();
-    let (handler, host) = (Rc::clone(handler), guests.clone());
+    let number = clients.next_number();
+    let (handler, host) = (Rc::clone(handler), clients.clone());
     let task = spawn_local(async move {
         // An error means that the client is gone, so it needs no answer.
-        let _ = converse(stream, by, handler, |doing| host.set(number, doing)).await;
+        let _ = converse(stream, by, handler, |activity| host.set(number, activity)).await;
         host.connected.borrow_mut().remove(&number);
     });
-    guests
+    clients
         .connected
         .borrow_mut()
-        .insert(number, ConnectedClient { task: task.abort_handle(), doing: ClientActivity::Nothing });
+        .insert(number, ConnectedClient { task: task.abort_handle(), activity: ClientActivity::Nothing });
 }
 
 fn may_control(uid: u32) -> bool {

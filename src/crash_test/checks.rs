@@ -21,16 +21,16 @@ pub(super) struct Baseline {
 }
 
 /// Returns what is wrong, and the state for comparison with other runs.
-pub(super) fn look_around(place: &Workspace, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
+pub(super) fn inspect(workspace: &Workspace, clean: Option<&Baseline>) -> (Vec<String>, Baseline) {
     if clean.is_none() {
         // The reference must not be taken while something is just opened.
         std::thread::sleep(CALM);
     }
     let until = Instant::now() + SETTLE;
     loop {
-        let processes = place.processes();
-        let now = Baseline::of(&processes, place.runtime_files());
-        let found = wrong_with(place, &processes, &now, clean);
+        let processes = workspace.processes();
+        let now = Baseline::of(&processes, workspace.runtime_files());
+        let found = wrong_with(workspace, &processes, &now, clean);
         if found.is_empty() || Instant::now() > until {
             return (found, now);
         }
@@ -39,13 +39,13 @@ pub(super) fn look_around(place: &Workspace, clean: Option<&Baseline>) -> (Vec<S
 }
 
 fn wrong_with(
-    place: &Workspace,
+    workspace: &Workspace,
     processes: &[Process],
     now: &Baseline,
     clean: Option<&Baseline>,
 ) -> Vec<String> {
     let mut found = Vec::new();
-    let of_shim = place.service.adapter.is_foreign().then_some(ProcessKind::Program);
+    let of_shim = workspace.service.adapter.is_foreign().then_some(ProcessKind::Program);
     for kind in [ProcessKind::Daemon, ProcessKind::Keeper, ProcessKind::Service].into_iter().chain(of_shim) {
         let pids: Vec<u32> =
             processes.iter().filter(|process| process.kind == kind).map(|process| process.pid).collect();

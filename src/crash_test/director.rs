@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::fault::{Fault, Injection, ProcessRole};
-use crate::crash_points::Answer;
+use crate::crash_points::Instruction;
 use crate::sys::channel::Channel;
 use crate::sys::clock::as_ms;
 use crate::sys::event_fd::{event_fd, sleep, wake};
@@ -42,7 +42,7 @@ pub(super) struct ReachedPoint {
     /// The processes that were alive then and could be hit there.
     pub(super) present: Vec<ProcessRole>,
     /// Number of faults before that.
-    pub(super) hits: usize,
+    pub(super) faults: usize,
 }
 
 /// A fault that has happened.
@@ -64,14 +64,14 @@ struct DirectorState {
     recording: bool,
     ended: bool,
     steps: VecDeque<Injection>,
-    seen: Vec<ReachedPoint>,
-    hits: Vec<InjectedFault>,
+    reached: Vec<ReachedPoint>,
+    faults: Vec<InjectedFault>,
     /// Pids by [`ProcessRole`]; 0 if there is no such process.
-    known: [u32; 4],
+    pids: [u32; 4],
     frozen: Vec<(Instant, OwnedFd)>,
     /// Whether a victim was gone before its fault.
     absent: bool,
-    trouble: Option<String>,
+    error: Option<String>,
 }
 
 impl Director {
@@ -87,12 +87,12 @@ impl Director {
             recording: false,
             ended: false,
             steps: VecDeque::new(),
-            seen: Vec::new(),
-            hits: Vec::new(),
-            known: [0; 4],
+            reached: Vec::new(),
+            faults: Vec::new(),
+            pids: [0; 4],
             frozen: Vec::new(),
             absent: false,
-            trouble: None,
+            error: None,
         }));
         let shared = Arc::clone(&state);
         let thread = std::thread::Builder::new()
@@ -109,10 +109,10 @@ impl Director {
     }
 
     /// Performs the next fault now, if it is one for a moment without a process at a point.
-    pub(super) fn strike_at_rest(&self) {
+    pub(super) fn inject_at_rest(&self) {
         let mut state = lock(&self.state);
         if let Some(step) = state.take_step(|step| step.point == super::fault::AT_REST) {
-            state.strike(&step);
+            state.inject(&step);
         }
         drop(state);
         self.wake();
@@ -120,18 +120,18 @@ impl Director {
 
     /// Performs a fault now, regardless of the points, if `is_ours` says that the pid of the victim belongs to the
     /// run. Returns whether it has happened.
-    pub(super) fn strike_now(
+    pub(super) fn inject_now(
         &self,
         victim: ProcessRole,
         fault: Fault,
         is_ours: impl Fn(u32) -> bool,
     ) -> bool {
         let mut state = lock(&self.state);
-        let hits = state.hits.len();
-        if is_ours(state.known[victim as usize]) {
-            state.strike(&Injection { point: super::fault::AT_REST.to_owned(), victim, fault });
+        let hits = state.faults.len();
+        if is_ours(state.pids[victim as usize]) {
+            state.inject(&Injection { point: super::fault::AT_REST.to_owned(), victim, fault });
         }
-        let has_happened = state.hits.len() > hits;
+        let has_happened = state.faults.len() > hits;
         drop(state);
         self.wake();
         has_happened
@@ -154,11 +154,11 @@ impl Director {
     }
 
     pub(super) fn hits(&self) -> Vec<InjectedFault> {
-        lock(&self.state).hits.clone()
+        lock(&self.state).faults.clone()
     }
 
     pub(super) fn seen(&self) -> Vec<ReachedPoint> {
-        lock(&self.state).seen.clone()
+        lock(&self.state).reached.clone()
     }
 
     /// Whether a process is stopped and will be continued.
@@ -167,8 +167,8 @@ impl Director {
     }
 
     /// The first error of the harness itself.
-    pub(super) fn trouble(&self) -> Option<String> {
-        lock(&self.state).trouble.clone()
+    pub(super) fn error(&self) -> Option<String> {
+        lock(&self.state).error.clone()
     }
 
     fn wake(&self) {
@@ -241,23 +241,23 @@ fn answer(connection: &Connection, state: &Mutex<DirectorState>) -> bool {
 }
 
 impl DirectorState {
-    fn reached(&mut self, text: &str, pid: u32) -> Answer {
+    fn reached(&mut self, text: &str, pid: u32) -> Instruction {
         let (point, pids) = text.split_once('\n').unwrap_or((text, ""));
-        let Some(party) = ProcessRole::at(point) else { return Answer::Go };
-        self.learn(party, pid, pids);
+        let Some(role) = ProcessRole::at(point) else { return Instruction::Go };
+        self.learn(role, pid, pids);
         if !self.recording {
-            return Answer::Go;
+            return Instruction::Go;
         }
-        let hits = self.hits.len();
-        let is_new = !self.seen.iter().any(|seen| seen.hits == hits && seen.point == point);
+        let hits = self.faults.len();
+        let is_new = !self.reached.iter().any(|seen| seen.faults == hits && seen.point == point);
         if is_new {
-            let present = self.present(party);
-            self.seen.push(ReachedPoint { point: point.to_owned(), present, hits });
+            let present = self.present(role);
+            self.reached.push(ReachedPoint { point: point.to_owned(), present, faults: hits });
         }
         match self.take_step(|step| step.is_at(point)) {
-            Some(step) if step.fault.is_own() && step.victim != party => Answer::Go,
-            Some(step) => self.strike(&step),
-            None => Answer::Go,
+            Some(step) if step.fault.is_own() && step.victim != role => Instruction::Go,
+            Some(step) => self.inject(&step),
+            None => Instruction::Go,
         }
     }
 
@@ -266,45 +266,45 @@ impl DirectorState {
         if self.steps.front().is_some_and(is_due) { self.steps.pop_front() } else { None }
     }
 
-    fn learn(&mut self, party: ProcessRole, pid: u32, pids: &str) {
-        self.known[party as usize] = pid;
-        if party == ProcessRole::Supervisor {
-            let mut told = pids.split(' ').filter_map(|pid| pid.parse().ok());
+    fn learn(&mut self, role: ProcessRole, pid: u32, pids: &str) {
+        self.pids[role as usize] = pid;
+        if role == ProcessRole::Supervisor {
+            let mut others = pids.split(' ').filter_map(|pid| pid.parse().ok());
             for role in [ProcessRole::Incumbent, ProcessRole::Successor] {
-                self.known[role as usize] = told.next().unwrap_or(0);
+                self.pids[role as usize] = others.next().unwrap_or(0);
             }
         }
     }
 
-    /// The possible victims of a fault at a point of `party`. The supervisor is in contact with all others: a fault
+    /// The possible victims of a fault at a point of `role`. The supervisor is in contact with all others: a fault
     /// of another process has the same effect at a point of the supervisor, or at one of its own.
-    fn present(&self, party: ProcessRole) -> Vec<ProcessRole> {
-        match party {
+    fn present(&self, role: ProcessRole) -> Vec<ProcessRole> {
+        match role {
             ProcessRole::Supervisor => {
-                ProcessRole::ALL.into_iter().filter(|party| is_alive(self.known[*party as usize])).collect()
+                ProcessRole::ALL.into_iter().filter(|role| is_alive(self.pids[*role as usize])).collect()
             }
             other => vec![other],
         }
     }
 
-    fn strike(&mut self, step: &Injection) -> Answer {
-        let pid = self.known[step.victim as usize];
+    fn inject(&mut self, step: &Injection) -> Instruction {
+        let pid = self.pids[step.victim as usize];
         let answer = match step.fault {
-            Fault::Exit => Answer::Exit(70),
-            Fault::Panic => Answer::Panic,
-            Fault::Stall | Fault::Hold => Answer::Wait(as_ms(self.lengths.stall)),
+            Fault::Exit => Instruction::Exit(70),
+            Fault::Panic => Instruction::Panic,
+            Fault::Stall | Fault::Hold => Instruction::Wait(as_ms(self.lengths.stall)),
             Fault::Kill | Fault::Stop | Fault::Hang | Fault::Terminate => {
                 let Ok(pidfd) = pidfd_open(pid) else {
                     self.absent = true;
-                    return Answer::Go;
+                    return Instruction::Go;
                 };
                 if let Err(error) = self.signal(step.fault, pid, pidfd) {
-                    self.trouble.get_or_insert(format!("{step}: process {pid}: {error}"));
+                    self.error.get_or_insert(format!("{step}: process {pid}: {error}"));
                 }
-                Answer::Go
+                Instruction::Go
             }
         };
-        self.hits.push(InjectedFault { at: Instant::now(), victim: step.victim, fault: step.fault });
+        self.faults.push(InjectedFault { at: Instant::now(), victim: step.victim, fault: step.fault });
         answer
     }
 

@@ -141,7 +141,7 @@ impl FromStr for ProcessRole {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|party| party.word() == text);
+        let found = Self::ALL.into_iter().find(|role| role.word() == text);
         found.ok_or_else(|| format!("no process {text:?}: write supervisor, keeper, incumbent or successor"))
     }
 }

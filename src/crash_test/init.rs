@@ -36,8 +36,8 @@ struct InitState {
     pid: Option<u32>,
     starts: u32,
     stopping: bool,
-    over: bool,
-    trouble: Option<String>,
+    is_over: bool,
+    error: Option<String>,
 }
 
 impl Shared {
@@ -69,25 +69,25 @@ impl DaemonCommand {
 }
 
 impl Init {
-    pub(super) fn start(place: &Workspace, program: PathBuf) -> Result<Self, Error> {
-        let recipe = DaemonCommand {
+    pub(super) fn start(workspace: &Workspace, program: PathBuf) -> Result<Self, Error> {
+        let daemon = DaemonCommand {
             program,
             dirs: [
-                ("HANDOFF_CONFIG_DIR", place.path("config")),
-                ("HANDOFF_STATE_DIR", place.path("state")),
-                ("HANDOFF_RUNTIME_DIR", place.path("run")),
+                ("HANDOFF_CONFIG_DIR", workspace.path("config")),
+                ("HANDOFF_STATE_DIR", workspace.path("state")),
+                ("HANDOFF_RUNTIME_DIR", workspace.path("run")),
             ],
-            points: place.points(),
-            log: place.path("daemon.log"),
+            points: workspace.points(),
+            log: workspace.path("daemon.log"),
         };
-        let child = recipe.start()?;
+        let child = daemon.start()?;
         let state =
-            InitState { pid: Some(child.id()), starts: 1, stopping: false, over: false, trouble: None };
+            InitState { pid: Some(child.id()), starts: 1, stopping: false, is_over: false, error: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("init".to_owned())
-            .spawn(move || run(&recipe, child, &theirs))?;
+            .spawn(move || run(&daemon, child, &theirs))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -102,8 +102,8 @@ impl Init {
     }
 
     /// Why the daemon is not started any more.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.shared.lock().trouble.clone()
+    pub(super) fn error(&self) -> Option<String> {
+        self.shared.lock().error.clone()
     }
 
     /// Asks the daemon to end: with its services by SIGTERM, or alone by SIGQUIT. It is started again, as after any
@@ -121,7 +121,7 @@ impl Init {
         self.end(Signal::SIGTERM);
         let until = Instant::now() + limit;
         let mut state = self.shared.lock();
-        while !state.over {
+        while !state.is_over {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 return Err(format!("the daemon has not ended {limit:?} after SIGTERM").into());
             };
@@ -150,7 +150,7 @@ impl Drop for Init {
     }
 }
 
-fn run(recipe: &DaemonCommand, mut child: Child, shared: &Shared) {
+fn run(daemon: &DaemonCommand, mut child: Child, shared: &Shared) {
     let mut short_lives = 0;
     loop {
         let started = Instant::now();
@@ -165,22 +165,22 @@ fn run(recipe: &DaemonCommand, mut child: Child, shared: &Shared) {
         }
         if state.stopping || short_lives >= SHORT_LIVES_MAX {
             if !state.stopping {
-                state.trouble =
+                state.error =
                     Some(format!("the daemon ended {SHORT_LIVES_MAX} times in a row within {STAYS:?}"));
             }
             break;
         }
-        match recipe.start() {
+        match daemon.start() {
             Ok(started) => child = started,
             Err(error) => {
-                state.trouble = Some(error.to_string());
+                state.error = Some(error.to_string());
                 break;
             }
         }
         state.pid = Some(child.id());
         state.starts += 1;
     }
-    shared.lock().over = true;
+    shared.lock().is_over = true;
     shared.changed.notify_all();
 }
 

@@ -75,13 +75,13 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn start(place: &Workspace, command: &[OsString]) -> std::result::Result<Self, Error> {
-        let mut words = command.iter().map(|word| place.fill_in(word));
+    pub(super) fn start(workspace: &Workspace, command: &[OsString]) -> std::result::Result<Self, Error> {
+        let mut words = command.iter().map(|word| workspace.fill_in(word));
         let program = words.next().ok_or("the load command is empty")?;
-        let errors = std::fs::File::options().create(true).append(true).open(place.path("load.log"))?;
+        let errors = std::fs::File::options().create(true).append(true).open(workspace.path("load.log"))?;
         let mut child = Command::new(&program)
             .args(words)
-            .envs(&place.addresses)
+            .envs(&workspace.addresses)
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -36,31 +36,31 @@ impl Job {
     }
 
     /// All possible faults at the points that were seen after the faults of this run.
-    pub(super) fn extended_by(&self, seen: &[ReachedPoint]) -> Vec<Job> {
+    pub(super) fn extended_by(&self, reached: &[ReachedPoint]) -> Vec<Job> {
         if self.scenario == Scenario::Serve {
             let at_rest = ReachedPoint {
                 point: AT_REST.to_owned(),
                 present: vec![ProcessRole::Supervisor, ProcessRole::Keeper, ProcessRole::Incumbent],
-                hits: 0,
+                faults: 0,
             };
             return self.all_at(&at_rest);
         }
         let before = self.steps().count();
-        let after: Vec<&ReachedPoint> = seen.iter().filter(|seen| seen.hits >= before).collect();
-        after.into_iter().flat_map(|seen| self.all_at(seen)).collect()
+        let after: Vec<&ReachedPoint> = reached.iter().filter(|reached| reached.faults >= before).collect();
+        after.into_iter().flat_map(|reached| self.all_at(reached)).collect()
     }
 
-    fn all_at(&self, seen: &ReachedPoint) -> Vec<Job> {
-        let own = ProcessRole::at(&seen.point);
+    fn all_at(&self, reached: &ReachedPoint) -> Vec<Job> {
+        let own = ProcessRole::at(&reached.point);
         let mut jobs = Vec::new();
-        for victim in &seen.present {
+        for victim in &reached.present {
             for fault in Fault::ALL {
                 let possible = match fault {
-                    Fault::Panic => own == Some(*victim) && seen.point.contains("/code."),
+                    Fault::Panic => own == Some(*victim) && reached.point.contains("/code."),
                     fault => own == Some(*victim) || !fault.is_own(),
                 };
                 if possible {
-                    jobs.push(self.with(&seen.point, *victim, fault));
+                    jobs.push(self.with(&reached.point, *victim, fault));
                 }
             }
         }
@@ -68,10 +68,10 @@ impl Job {
     }
 
     /// The same run, with the supervisor killed in each phase that was seen.
-    pub(super) fn killed_in_each_phase(&self, seen: &[ReachedPoint]) -> Vec<Job> {
+    pub(super) fn killed_in_each_phase(&self, reached: &[ReachedPoint]) -> Vec<Job> {
         let mut phases: Vec<&str> = Vec::new();
         let mut jobs = Vec::new();
-        for point in seen.iter().map(|seen| seen.point.as_str()) {
+        for point in reached.iter().map(|reached| reached.point.as_str()) {
             if let Some(("supervisor", rest)) = point.split_once('/')
                 && let Some((phase, what)) = rest.split_once('/')
                 && what.starts_with("after.")
@@ -90,19 +90,19 @@ impl Job {
 }
 
 /// Selects the runs.
-pub(super) fn choose(jobs: Vec<Job>, choice: &Selection) -> Vec<Job> {
+pub(super) fn choose(jobs: Vec<Job>, selection: &Selection) -> Vec<Job> {
     let wanted = |job: &Job| {
         job.last().is_none_or(|last| {
-            (choice.victims.is_empty() || choice.victims.contains(&last.victim))
-                && (choice.faults.is_empty() || choice.faults.contains(&last.fault))
+            (selection.victims.is_empty() || selection.victims.contains(&last.victim))
+                && (selection.faults.is_empty() || selection.faults.contains(&last.fault))
         })
     };
     let mut jobs: Vec<Job> = jobs.into_iter().filter(wanted).collect();
-    if choice.quick {
-        jobs = thin_out(jobs, choice.seed);
+    if selection.quick {
+        jobs = thin_out(jobs, selection.seed);
     }
-    if let Some(count) = choice.random {
-        let mut random = Random::new(choice.seed);
+    if let Some(count) = selection.random {
+        let mut random = Random::new(selection.seed);
         while jobs.len() > count {
             jobs.swap_remove(random.below(jobs.len()));
         }
@@ -161,8 +161,8 @@ impl FromStr for Job {
 mod tests {
     use super::*;
 
-    fn seen(point: &str, present: &[ProcessRole]) -> ReachedPoint {
-        ReachedPoint { point: point.to_owned(), present: present.to_vec(), hits: 0 }
+    fn reached(point: &str, present: &[ProcessRole]) -> ReachedPoint {
+        ReachedPoint { point: point.to_owned(), present: present.to_vec(), faults: 0 }
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
     fn others_are_hit_at_points_of_the_supervisor_and_code_alone_panics() {
         let job = Job::clean(Scenario::Upgrade);
         let all = |point, present: &[ProcessRole]| {
-            let jobs = job.extended_by(&[seen(point, present)]);
+            let jobs = job.extended_by(&[reached(point, present)]);
             jobs.iter().map(|job| job.last().unwrap().to_string()).collect::<Vec<_>>()
         };
         let both = [ProcessRole::Supervisor, ProcessRole::Incumbent];
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn only_what_comes_after_the_faults_is_hit() {
         let given = Job::clean(Scenario::SealFails);
-        let before = seen("supervisor/x", &[ProcessRole::Supervisor]);
-        let after = ReachedPoint { hits: 1, ..seen("supervisor/y", &[ProcessRole::Supervisor]) };
+        let before = reached("supervisor/x", &[ProcessRole::Supervisor]);
+        let after = ReachedPoint { faults: 1, ..reached("supervisor/y", &[ProcessRole::Supervisor]) };
         let jobs = given.extended_by(&[before, after]);
         assert!(!jobs.is_empty());
         assert!(jobs.iter().all(|job| job.last().unwrap().point == "supervisor/y"));
@@ -210,8 +210,8 @@ mod tests {
     fn a_phase_has_one_kill() {
         let points =
             ["supervisor/a/event.X", "supervisor/a/after.X", "supervisor/a/after.Y", "supervisor/b/after.Z"];
-        let seen: Vec<ReachedPoint> = points.iter().map(|point| seen(point, &[])).collect();
-        let jobs = Job::clean(Scenario::Upgrade).killed_in_each_phase(&seen);
+        let reached: Vec<ReachedPoint> = points.iter().map(|point| reached(point, &[])).collect();
+        let jobs = Job::clean(Scenario::Upgrade).killed_in_each_phase(&reached);
         let found: Vec<String> = jobs.iter().map(ToString::to_string).collect();
         assert_eq!(
             found,

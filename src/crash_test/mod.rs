@@ -31,7 +31,7 @@ use std::path::PathBuf;
 
 pub use fault::{Fault, Injection, ProcessRole};
 pub use matrix::Job;
-pub use report::{Report, Spread};
+pub use report::{Quantiles, Report};
 pub use run::RunResult;
 pub use scenario::Scenario;
 pub use show::execute;

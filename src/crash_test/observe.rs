@@ -41,10 +41,10 @@ pub(super) fn processes(points: &Path, shim: bool) -> Vec<Process> {
         fs::read(format!("/proc/{pid}/environ"))
             .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|variable| variable == mark))
     });
-    marked.map(|pid| look(pid, shim)).collect()
+    marked.map(|pid| inspect(pid, shim)).collect()
 }
 
-fn look(pid: u32, shim: bool) -> Process {
+fn inspect(pid: u32, shim: bool) -> Process {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let kind = match line.split(|byte| *byte == 0).nth(1) {
         Some(b"daemon") => ProcessKind::Daemon,

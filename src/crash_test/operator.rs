@@ -19,7 +19,7 @@ const SLACK: Duration = Duration::from_secs(20);
 /// The operator of one daemon.
 #[derive(Clone, Copy)]
 pub(super) struct Operator<'a> {
-    pub(super) place: &'a Workspace,
+    pub(super) workspace: &'a Workspace,
     pub(super) lease: Duration,
 }
 
@@ -31,7 +31,7 @@ impl Operator<'_> {
 
     /// Asks once, and waits for the answer with a limit: a daemon that hangs must not hold up the run.
     pub(super) fn ask(&self, request: Request) -> Result<Response, Error> {
-        let (socket, limit) = (self.place.control(), self.limit());
+        let (socket, limit) = (self.workspace.control(), self.limit());
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || drop(sender.send(call(&socket, &request))));
         match receiver.recv_timeout(limit) {
@@ -41,7 +41,7 @@ impl Operator<'_> {
     }
 
     pub(super) fn upgrade_to(&self, binary: Option<PathBuf>) -> Request {
-        let service = self.place.name().clone();
+        let service = self.workspace.name().clone();
         Request::Upgrade(Upgrade {
             service,
             binary,
@@ -52,7 +52,7 @@ impl Operator<'_> {
     }
 
     pub(super) fn status(&self) -> Result<ServiceStatus, Error> {
-        match call(&self.place.control(), &Request::Status(self.place.name().clone()))? {
+        match call(&self.workspace.control(), &Request::Status(self.workspace.name().clone()))? {
             Response::Status(status) => Ok(*status),
             other => Err(format!("the daemon answered {other:?} to a status request").into()),
         }
@@ -75,7 +75,7 @@ impl Operator<'_> {
                 }
                 Err(error) => last = error.to_string(),
             }
-            if let Some(trouble) = init.trouble() {
+            if let Some(trouble) = init.error() {
                 return Err(format!("waited for {what}: {trouble}").into());
             }
             std::thread::sleep(TICK);
@@ -88,14 +88,14 @@ impl Operator<'_> {
         let until = Instant::now() + self.limit();
         let mut last = String::new();
         while Instant::now() < until {
-            match call(&self.place.control(), &self.upgrade_to(next.clone())) {
+            match call(&self.workspace.control(), &self.upgrade_to(next.clone())) {
                 Ok(Response::Outcome(outcome)) => return committed(&outcome),
                 Ok(other) => return Err(format!("one more upgrade was answered by {other:?}").into()),
                 Err(ClientError::Refused(error)) if error.kind == Refused::Busy => last = error.to_string(),
                 Err(error @ ClientError::Unreachable { .. }) => last = error.to_string(),
                 Err(error) => return Err(format!("one more upgrade failed: {error}").into()),
             }
-            if let Some(trouble) = init.trouble() {
+            if let Some(trouble) = init.error() {
                 return Err(trouble.into());
             }
             std::thread::sleep(TICK);
@@ -105,11 +105,11 @@ impl Operator<'_> {
 }
 
 /// Whether the daemon reports that the service serves, and exactly that process exists.
-pub(super) fn is_at_rest(place: &Workspace, status: &ServiceStatus) -> bool {
+pub(super) fn is_at_rest(workspace: &Workspace, status: &ServiceStatus) -> bool {
     let process = status.shim.or(status.pid);
     let (State::Serving, None, Some(pid)) = (status.state, &status.phase, process) else { return false };
     // Last, because listing all processes costs as much as several requests of the load.
-    let services = place.processes().into_iter().filter(|process| process.kind == ProcessKind::Service);
+    let services = workspace.processes().into_iter().filter(|process| process.kind == ProcessKind::Service);
     services.map(|process| process.pid).eq([pid])
 }
 

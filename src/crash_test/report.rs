@@ -15,7 +15,7 @@ use crate::sys::clock::as_ms;
 
 /// Quantiles of a set of times, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Spread {
+pub struct Quantiles {
     /// The number of times.
     pub count: usize,
     /// Half of the times are at most this.
@@ -26,7 +26,7 @@ pub struct Spread {
     pub max_ms: f64,
 }
 
-impl Spread {
+impl Quantiles {
     /// The spread of these times.
     pub fn of(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
@@ -59,7 +59,7 @@ impl Entry {
             run: job.to_string(),
             scenario: job.scenario,
             hit: job.chain.last().map(|last| (last.victim, last.fault)),
-            verdict: finding.verdict.clone(),
+            verdict: finding.result.clone(),
             gap_ms: finding.gap_ms,
             recovered_ms: finding.recovered_ms,
             log: finding.log.clone(),
@@ -85,7 +85,7 @@ pub struct Report {
     /// Whether it was interrupted before all runs were done.
     pub interrupted: bool,
     /// The time without an answer to any client, in runs that held, by victim and fault.
-    pub without_service: BTreeMap<String, Spread>,
+    pub without_service: BTreeMap<String, Quantiles>,
     /// All runs.
     pub(super) entries: Vec<Entry>,
 }
@@ -120,7 +120,7 @@ impl Report {
             failed: count(|verdict| matches!(verdict, RunResult::Failed(_))),
             took_ms: as_ms(took),
             interrupted,
-            without_service: gaps.into_iter().map(|(class, times)| (class, Spread::of(times))).collect(),
+            without_service: gaps.into_iter().map(|(class, times)| (class, Quantiles::of(times))).collect(),
             entries,
         }
     }
@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn quantiles_are_times_that_happened() {
-        let spread = Spread::of((1..=200).rev().map(f64::from).collect());
-        assert_eq!(spread, Spread { count: 200, p50_ms: 100.0, p99_ms: 198.0, max_ms: 200.0 });
-        assert_eq!(Spread::of(vec![7.0]), Spread { count: 1, p50_ms: 7.0, p99_ms: 7.0, max_ms: 7.0 });
-        assert_eq!(Spread::of(Vec::new()), Spread::default());
+        let spread = Quantiles::of((1..=200).rev().map(f64::from).collect());
+        assert_eq!(spread, Quantiles { count: 200, p50_ms: 100.0, p99_ms: 198.0, max_ms: 200.0 });
+        assert_eq!(Quantiles::of(vec![7.0]), Quantiles { count: 1, p50_ms: 7.0, p99_ms: 7.0, max_ms: 7.0 });
+        assert_eq!(Quantiles::of(Vec::new()), Quantiles::default());
     }
 }

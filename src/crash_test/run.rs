@@ -39,8 +39,8 @@ pub enum RunResult {
 /// The findings of a run.
 #[derive(Debug)]
 pub(super) struct RunReport {
-    pub(super) verdict: RunResult,
-    pub(super) seen: Vec<ReachedPoint>,
+    pub(super) result: RunResult,
+    pub(super) reached: Vec<ReachedPoint>,
     pub(super) baseline: Baseline,
     /// The longest time without an answer for the load, in milliseconds.
     pub(super) gap_ms: Option<f64>,
@@ -60,14 +60,14 @@ pub(super) fn play(
     job: &Job,
     baseline: Option<&Baseline>,
 ) -> Result<RunReport, Error> {
-    let place = Workspace::new(subject, lease_ms)?;
+    let workspace = Workspace::new(subject, lease_ms)?;
     let freeze = Duration::from_millis(lease_ms + lease_ms / 4 + 50);
-    let director = Director::start(&place.points(), Lengths { freeze, stall: place.stall() })?;
+    let director = Director::start(&workspace.points(), Lengths { freeze, stall: workspace.stall() })?;
     let mut run = Run {
         subject,
         job,
-        operator: Operator { place: &place, lease: Duration::from_millis(lease_ms) },
-        place: &place,
+        operator: Operator { workspace: &workspace, lease: Duration::from_millis(lease_ms) },
+        workspace: &workspace,
         director: &director,
         problems: Vec::new(),
         missed: false,
@@ -76,11 +76,11 @@ pub(super) fn play(
         baseline: Baseline::default(),
     };
     let ended = run.act(baseline);
-    end_all(&place);
+    end_all(&workspace);
     if let Err(error) = ended {
         run.problems.push(error.to_string());
     }
-    run.problems.extend(director.trouble());
+    run.problems.extend(director.error());
     let Run { problems, missed, gap_ms, recovered_ms, baseline, .. } = run;
     let verdict = match problems.is_empty() {
         false => RunResult::Failed(problems),
@@ -88,18 +88,18 @@ pub(super) fn play(
         true => RunResult::Held,
     };
     let failed = matches!(verdict, RunResult::Failed(_));
-    let log = if failed { place.tail("daemon.log", 30) } else { String::new() };
+    let log = if failed { workspace.tail("daemon.log", 30) } else { String::new() };
     let seen = director.seen();
     drop(director);
-    let kept = (failed && keep).then(|| place.keep());
-    Ok(RunReport { verdict, seen, baseline, gap_ms, recovered_ms, kept, log })
+    let kept = (failed && keep).then(|| workspace.keep());
+    Ok(RunReport { result: verdict, reached: seen, baseline, gap_ms, recovered_ms, kept, log })
 }
 
 struct Run<'a> {
     subject: &'a Subject,
     job: &'a Job,
     operator: Operator<'a>,
-    place: &'a Workspace,
+    workspace: &'a Workspace,
     director: &'a Director,
     problems: Vec<String>,
     missed: bool,
@@ -115,7 +115,7 @@ impl Run<'_> {
         if scenario == Scenario::Start {
             self.director.arm(self.job.steps());
         }
-        let init = Init::start(self.place, self.subject.program.clone())?;
+        let init = Init::start(self.workspace, self.subject.program.clone())?;
         let mut load = None;
         if scenario != Scenario::Start {
             self.await_service(&init)?;
@@ -123,7 +123,7 @@ impl Run<'_> {
                 load = Some(self.start_load()?);
             }
             self.director.arm(self.job.steps());
-            self.director.strike_at_rest();
+            self.director.inject_at_rest();
             self.operate();
         }
         self.recover(&init)?;
@@ -132,13 +132,13 @@ impl Run<'_> {
         self.operator.upgrade_for_sure(&init, self.subject.next.clone())?;
         let result = load.finish()?;
         self.judge(&result);
-        self.look_around(&init, baseline);
+        self.inspect(&init, baseline);
         self.stop(init);
         Ok(())
     }
 
     fn start_load(&self) -> Result<Load, Error> {
-        let load = Load::start(self.place, &self.subject.load)?;
+        let load = Load::start(self.workspace, &self.subject.load)?;
         std::thread::sleep(WARM_UP);
         Ok(load)
     }
@@ -146,7 +146,7 @@ impl Run<'_> {
     /// Sends the request of the operator. Its result is not checked here: the daemon may have been killed in the
     /// meantime.
     fn operate(&mut self) {
-        let name = self.place.name().clone();
+        let name = self.workspace.name().clone();
         let request = match self.job.scenario {
             Scenario::Serve | Scenario::Start | Scenario::Recovery => return,
             Scenario::Stop => Request::Stop(name),
@@ -178,7 +178,7 @@ impl Run<'_> {
             while self.director.hits().is_empty() && !asked.is_finished() {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            let cancelled = self.operator.ask(Request::Cancel(self.place.name().clone()));
+            let cancelled = self.operator.ask(Request::Cancel(self.workspace.name().clone()));
             let asked = asked.join().unwrap_or_else(|_| Err("the request panicked".into()));
             vec![asked, cancelled]
         })
@@ -192,7 +192,7 @@ impl Run<'_> {
             Scenario::Upgrade | Scenario::IncumbentDies => &[Ending::Committed],
             // In overlap mode, the old process drains and seals when the new one already serves.
             Scenario::DrainFails | Scenario::GraceEnds | Scenario::SealFails
-                if self.place.service.mode == Mode::Overlap =>
+                if self.workspace.service.mode == Mode::Overlap =>
             {
                 &[Ending::Committed]
             }
@@ -219,7 +219,7 @@ impl Run<'_> {
     fn recover(&mut self, init: &Init) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
         let (operator, director, scenario) = (self.operator, self.director, self.job.scenario);
-        let place = operator.place;
+        let workspace = operator.workspace;
         self.operator.await_status(init, "the service to recover", |status| {
             let is_stopped = status.state == State::Stopped && status.phase.is_none();
             if is_stopped
@@ -227,9 +227,9 @@ impl Run<'_> {
                 && !director.is_freezing()
             {
                 // A stop was requested, so only the operator can start the service again.
-                let _ = operator.ask(Request::Start(place.name().clone()));
+                let _ = operator.ask(Request::Start(workspace.name().clone()));
             }
-            let at_rest = is_at_rest(place, status) && !director.is_freezing();
+            let at_rest = is_at_rest(workspace, status) && !director.is_freezing();
             if !at_rest {
                 resting = None;
                 return false;
@@ -251,8 +251,8 @@ impl Run<'_> {
         self.problems.extend(result.problem(excused));
     }
 
-    fn look_around(&mut self, init: &Init, baseline: Option<&Baseline>) {
-        let (found, baseline) = checks::look_around(self.place, baseline);
+    fn inspect(&mut self, init: &Init, baseline: Option<&Baseline>) {
+        let (found, baseline) = checks::inspect(self.workspace, baseline);
         self.problems.extend(found);
         self.baseline = baseline;
         if self.job.steps().next().is_none() && init.starts() != 1 {
@@ -262,7 +262,7 @@ impl Run<'_> {
 
     /// Stops the service and the daemon. No process may be left.
     fn stop(&mut self, init: Init) {
-        if let Err(error) = self.operator.ask(Request::Stop(self.place.name().clone())) {
+        if let Err(error) = self.operator.ask(Request::Stop(self.workspace.name().clone())) {
             self.problems.push(format!("the service cannot be stopped: {error}"));
         }
         if let Err(error) = init.stop(self.operator.limit()) {
@@ -270,7 +270,7 @@ impl Run<'_> {
         }
         let until = Instant::now() + Duration::from_secs(5);
         loop {
-            let left = self.place.processes();
+            let left = self.workspace.processes();
             if left.is_empty() {
                 return;
             }
@@ -283,8 +283,8 @@ impl Run<'_> {
 }
 
 /// Kills the processes that a failed run has left.
-pub(super) fn end_all(place: &Workspace) {
-    for process in place.processes() {
+pub(super) fn end_all(workspace: &Workspace) {
+    for process in workspace.processes() {
         if let Ok(pidfd) = pidfd_open(process.pid) {
             let _ = kill(&pidfd, Signal::SIGKILL);
         }

@@ -41,7 +41,7 @@ pub(super) enum Operation {
 /// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ScheduledFault {
-    /// Time after the request of the operation, or after the previous strike.
+    /// Time after the request of the operation, or after the previous fault.
     pub(super) after: Duration,
     pub(super) victim: ProcessRole,
     pub(super) fault: Fault,
@@ -51,7 +51,7 @@ pub(super) struct ScheduledFault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Round {
     pub(super) operation: Operation,
-    pub(super) strikes: Vec<ScheduledFault>,
+    pub(super) faults: Vec<ScheduledFault>,
 }
 
 /// Rounds under one load, followed by one without clients.
@@ -68,20 +68,20 @@ pub(super) struct Script {
     random: Random,
     /// Whether there is a release that never serves.
     bad: bool,
-    stretches: usize,
+    periods: usize,
 }
 
 impl Script {
     pub(super) fn new(seed: u64, bad: bool) -> Self {
-        Self { random: Random::new(seed), bad, stretches: 0 }
+        Self { random: Random::new(seed), bad, periods: 0 }
     }
 
-    pub(super) fn stretch(&mut self) -> LoadPeriod {
-        self.stretches += 1;
-        let rough = self.stretches.is_multiple_of(2);
+    pub(super) fn next_period(&mut self) -> LoadPeriod {
+        self.periods += 1;
+        let rough = self.periods.is_multiple_of(2);
         let rounds = (0..ROUNDS).map(|_| self.round(rough)).collect();
         let dark = self.random.weighted(&[(2, Operation::StopAndStart), (1, Operation::EndDaemon)]);
-        let without_clients = Round { operation: dark, strikes: self.strikes(true) };
+        let without_clients = Round { operation: dark, faults: self.random_faults(true) };
         LoadPeriod { rough, rounds, without_clients }
     }
 
@@ -95,13 +95,13 @@ impl Script {
             (2, Operation::Restart),
             (1, Operation::ReplaceDaemon),
         ]);
-        Round { operation, strikes: self.strikes(rough) }
+        Round { operation, faults: self.random_faults(rough) }
     }
 
-    fn strikes(&mut self, rough: bool) -> Vec<ScheduledFault> {
+    fn random_faults(&mut self, rough: bool) -> Vec<ScheduledFault> {
         let service = if rough { 3 } else { 0 };
         let count = self.random.weighted(&[(3, 0), (5, 1), (2, 2), (1, 3)]);
-        let strike = |_| ScheduledFault {
+        let fault = |_| ScheduledFault {
             after: Duration::from_millis(self.random.below(WITHIN_MS) as u64),
             victim: self.random.weighted(&[
                 (3, ProcessRole::Supervisor),
@@ -111,14 +111,14 @@ impl Script {
             ]),
             fault: self.random.weighted(&[(2, Fault::Kill), (1, Fault::Stop)]),
         };
-        (0..count).map(strike).collect()
+        (0..count).map(fault).collect()
     }
 }
 
 impl Round {
     /// Whether a fault hits a process of the service.
     pub(super) fn harms_the_service(&self) -> bool {
-        self.strikes.iter().any(|strike| strike.victim.is_service())
+        self.faults.iter().any(|scheduled| scheduled.victim.is_service())
     }
 }
 
@@ -143,7 +143,7 @@ impl fmt::Display for Round {
         if let Operation::Cancel(after_ms) = self.operation {
             write!(f, " after {after_ms} ms")?;
         }
-        for ScheduledFault { after, victim, fault } in &self.strikes {
+        for ScheduledFault { after, victim, fault } in &self.faults {
             write!(f, ", {} ms later {victim} {fault}", after.as_millis())?;
         }
         Ok(())
@@ -156,7 +156,7 @@ mod tests {
 
     fn stretches(seed: u64, bad: bool) -> Vec<LoadPeriod> {
         let mut script = Script::new(seed, bad);
-        (0..100).map(|_| script.stretch()).collect()
+        (0..100).map(|_| script.next_period()).collect()
     }
 
     #[test]
@@ -168,14 +168,14 @@ mod tests {
     #[test]
     fn calm_stretches_leave_the_service_alone_and_everything_else_happens() {
         let all = stretches(1, true);
-        let rounds: Vec<&Round> = all.iter().flat_map(|stretch| &stretch.rounds).collect();
-        for stretch in all.iter().filter(|stretch| !stretch.rough) {
-            assert!(!stretch.rounds.iter().any(Round::harms_the_service), "{stretch:?}");
+        let rounds: Vec<&Round> = all.iter().flat_map(|period| &period.rounds).collect();
+        for period in all.iter().filter(|period| !period.rough) {
+            assert!(!period.rounds.iter().any(Round::harms_the_service), "{period:?}");
         }
         for victim in ProcessRole::ALL {
             for fault in [Fault::Kill, Fault::Stop] {
-                let hit = |strike: &ScheduledFault| strike.victim == victim && strike.fault == fault;
-                assert!(rounds.iter().any(|round| round.strikes.iter().any(hit)), "{victim} {fault}");
+                let hit = |scheduled: &ScheduledFault| scheduled.victim == victim && scheduled.fault == fault;
+                assert!(rounds.iter().any(|round| round.faults.iter().any(hit)), "{victim} {fault}");
             }
         }
         let happens = |word: &str| rounds.iter().any(|round| round.operation.to_string() == word);
@@ -184,7 +184,7 @@ mod tests {
         }
         for dark in [Operation::StopAndStart, Operation::EndDaemon] {
             assert!(!rounds.iter().any(|round| round.operation == dark));
-            assert!(all.iter().any(|stretch| stretch.without_clients.operation == dark));
+            assert!(all.iter().any(|period| period.without_clients.operation == dark));
         }
     }
 

@@ -23,25 +23,25 @@ use super::{Error, Selection, Subject};
 /// # Errors
 ///
 /// The harness cannot work: the service file or the load is unusable, or a file cannot be written.
-pub fn execute(subject: &Subject, choice: &Selection) -> Result<Report, Error> {
+pub fn execute(subject: &Subject, selection: &Selection) -> Result<Report, Error> {
     let began = Instant::now();
     let interrupt = Interrupt::new()?;
     let mut all = TestSession {
         subject,
-        choice,
+        selection,
         baselines: BTreeMap::new(),
         points: BTreeSet::new(),
         interrupt,
         interrupted: false,
         entries: Vec::new(),
     };
-    match &choice.only {
+    match &selection.only {
         Some(job) => all.only(job)?,
         None => all.matrix()?,
     }
     all.entries.sort_by(|a, b| (a.scenario, &a.run).cmp(&(b.scenario, &b.run)));
     let report = Report::new(&all.points, all.entries, began.elapsed(), all.interrupted);
-    if let Some(path) = &choice.junit {
+    if let Some(path) = &selection.junit {
         std::fs::write(path, junit(&report)).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(report)
@@ -49,7 +49,7 @@ pub fn execute(subject: &Subject, choice: &Selection) -> Result<Report, Error> {
 
 struct TestSession<'a> {
     subject: &'a Subject,
-    choice: &'a Selection,
+    selection: &'a Selection,
     baselines: BTreeMap<Scenario, Baseline>,
     points: BTreeSet<String>,
     interrupt: Interrupt,
@@ -71,24 +71,24 @@ impl TestSession<'_> {
         let recorded = self.run_all("without faults", clean)?;
         let mut jobs: Vec<Job> = Vec::new();
         let mut killed: Vec<Job> = Vec::new();
-        for (job, finding) in recorded.iter().filter(|(_, finding)| finding.verdict == RunResult::Held) {
-            jobs.extend(job.extended_by(&finding.seen));
-            if self.choice.twice && job.scenario == Scenario::Upgrade {
-                killed = job.killed_in_each_phase(&finding.seen);
+        for (job, finding) in recorded.iter().filter(|(_, finding)| finding.result == RunResult::Held) {
+            jobs.extend(job.extended_by(&finding.reached));
+            if self.selection.twice && job.scenario == Scenario::Upgrade {
+                killed = job.killed_in_each_phase(&finding.reached);
             }
         }
         if !killed.is_empty() {
             for (job, finding) in self.run_all("with the supervisor killed", killed)? {
-                let second = job.extended_by(&finding.seen).into_iter();
+                let second = job.extended_by(&finding.reached).into_iter();
                 jobs.extend(second.filter(|job| job.chain.iter().all(|it| it.fault == super::Fault::Kill)));
             }
         }
-        self.run_all("with faults", choose(jobs, self.choice))?;
+        self.run_all("with faults", choose(jobs, self.selection))?;
         Ok(())
     }
 
     fn scenarios(&self) -> Vec<Scenario> {
-        let chosen = &self.choice.scenarios;
+        let chosen = &self.selection.scenarios;
         let possible = |scenario: &Scenario| *scenario != Scenario::BadRelease || self.subject.bad.is_some();
         let all = Scenario::ALL.into_iter().filter(possible);
         all.filter(|scenario| chosen.is_empty() || chosen.contains(scenario)).collect()
@@ -97,21 +97,21 @@ impl TestSession<'_> {
     /// Performs runs concurrently. Results come in the order of their ends.
     fn run_all(&mut self, what: &str, jobs: Vec<Job>) -> Result<Vec<(Job, RunReport)>, Error> {
         let workers = self
-            .choice
+            .selection
             .jobs
             .unwrap_or_else(|| 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let mut progress = Progress::new(what, jobs.len());
         let next = AtomicUsize::new(if self.interrupted { jobs.len() } else { 0 });
         let (sender, receiver) = mpsc::channel();
         let mut results = Vec::with_capacity(jobs.len());
-        let (subject, choice, baselines) = (self.subject, self.choice, &self.baselines);
+        let (subject, selection, baselines) = (self.subject, self.selection, &self.baselines);
         std::thread::scope(|scope| {
             for _ in 0..workers.min(jobs.len()) {
                 let (sender, next, jobs) = (sender.clone(), &next, &jobs);
                 scope.spawn(move || {
                     while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let baseline = baselines.get(&job.scenario);
-                        let finding = play(subject, choice.lease, choice.keep, job, baseline);
+                        let finding = play(subject, selection.lease, selection.keep, job, baseline);
                         if sender.send((job.clone(), finding)).is_err() {
                             return;
                         }
@@ -120,7 +120,7 @@ impl TestSession<'_> {
             }
             drop(sender);
             loop {
-                match receiver.recv_timeout(LOOK) {
+                match receiver.recv_timeout(CHECK_INTERVAL) {
                     Ok((job, finding)) => {
                         let finding: RunReport = finding?;
                         progress.ended(&job, &finding);
@@ -129,7 +129,7 @@ impl TestSession<'_> {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return Ok::<(), Error>(()),
                 }
-                if !self.interrupted && self.interrupt.has_come() {
+                if !self.interrupted && self.interrupt.is_interrupted() {
                     self.interrupted = true;
                     progress.line("interrupted: the runs that are under way end first");
                     next.store(jobs.len(), Ordering::Relaxed);
@@ -137,15 +137,15 @@ impl TestSession<'_> {
             }
         })?;
         progress.finish();
-        self.take_in(&results);
+        self.add_results(&results);
         Ok(results)
     }
 
-    fn take_in(&mut self, results: &[(Job, RunReport)]) {
+    fn add_results(&mut self, results: &[(Job, RunReport)]) {
         for (job, finding) in results {
             if job.chain.is_empty() {
                 self.baselines.insert(job.scenario, finding.baseline.clone());
-                self.points.extend(finding.seen.iter().map(|seen| seen.point.clone()));
+                self.points.extend(finding.reached.iter().map(|seen| seen.point.clone()));
             }
             self.entries.push(Entry::new(job, finding));
         }
@@ -157,7 +157,7 @@ impl TestSession<'_> {
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 /// Interval of checks for an interrupt.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Interrupt {
     pub(super) fn new() -> Result<Self, Error> {
@@ -179,7 +179,7 @@ impl Interrupt {
         Ok(Self(came))
     }
 
-    pub(super) fn has_come(&self) -> bool {
+    pub(super) fn is_interrupted(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -187,15 +187,15 @@ impl Interrupt {
 /// The progress of runs.
 struct Progress {
     bar: Option<ProgressBar>,
-    what: String,
+    label: String,
     total: usize,
     ended: usize,
     failed: usize,
-    told: Instant,
+    shown_at: Instant,
 }
 
 /// Interval of progress lines without a terminal.
-const TELL: Duration = Duration::from_secs(10);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Progress {
     fn new(what: &str, total: usize) -> Self {
@@ -206,12 +206,12 @@ impl Progress {
             bar.set_message(what.to_owned());
             bar
         });
-        Self { bar, what: what.to_owned(), total, ended: 0, failed: 0, told: Instant::now() }
+        Self { bar, label: what.to_owned(), total, ended: 0, failed: 0, shown_at: Instant::now() }
     }
 
     fn ended(&mut self, job: &Job, finding: &RunReport) {
         self.ended += 1;
-        if let RunResult::Failed(problems) = &finding.verdict {
+        if let RunResult::Failed(problems) = &finding.result {
             self.failed += 1;
             let kept = finding.kept.as_ref().map(|path| format!("\n    kept in {}", path.display()));
             let problems = problems.join("\n    ");
@@ -219,9 +219,9 @@ impl Progress {
         }
         match &self.bar {
             Some(bar) => bar.inc(1),
-            None if self.told.elapsed() >= TELL || self.ended == self.total => {
-                self.told = Instant::now();
-                let Self { what, total, ended, failed, .. } = self;
+            None if self.shown_at.elapsed() >= PROGRESS_INTERVAL || self.ended == self.total => {
+                self.shown_at = Instant::now();
+                let Self { label: what, total, ended, failed, .. } = self;
                 note(&format!("{what}: {ended} of {total} runs, {failed} failed"));
             }
             None => {}

@@ -68,30 +68,30 @@ pub struct SoakReport {
 /// # Errors
 ///
 /// The harness cannot work: the service file or the load is unusable.
-pub fn soak(subject: &Subject, choice: &Selection, length: Duration) -> Result<SoakReport, Error> {
-    let place = Workspace::new(subject, choice.lease)?;
-    let lease = Duration::from_millis(choice.lease);
+pub fn soak(subject: &Subject, selection: &Selection, length: Duration) -> Result<SoakReport, Error> {
+    let workspace = Workspace::new(subject, selection.lease)?;
+    let lease = Duration::from_millis(selection.lease);
     let freeze = lease + lease / 4 + Duration::from_millis(50);
-    let director = Director::start(&place.points(), Lengths { freeze, stall: place.stall() })?;
+    let director = Director::start(&workspace.points(), Lengths { freeze, stall: workspace.stall() })?;
     let began = Instant::now();
     let mut soak = Soak {
         subject,
         director: &director,
-        operator: Operator { place: &place, lease },
+        operator: Operator { workspace: &workspace, lease },
         interrupt: Interrupt::new()?,
         baseline: None,
-        report: SoakReport { seed: choice.seed, ..SoakReport::default() },
+        report: SoakReport { seed: selection.seed, ..SoakReport::default() },
     };
     let ended = soak.act(began + length);
-    end_all(&place);
+    end_all(&workspace);
     let mut report = soak.report;
     report.problems.extend(ended.err().map(|error| error.to_string()));
-    report.problems.extend(director.trouble());
+    report.problems.extend(director.error());
     report.took_ms = as_ms(began.elapsed());
     if !report.problems.is_empty() {
-        report.log = place.tail("daemon.log", LOG_LINES);
+        report.log = workspace.tail("daemon.log", LOG_LINES);
         drop(director);
-        report.kept = choice.keep.then(|| place.keep());
+        report.kept = selection.keep.then(|| workspace.keep());
     }
     Ok(report)
 }
@@ -108,32 +108,32 @@ struct Soak<'a> {
 
 impl Soak<'_> {
     fn act(&mut self, until: Instant) -> Result<(), Error> {
-        let init = Init::start(self.operator.place, self.subject.program.clone())?;
-        self.come_to_rest(&init, "the service to come up")?;
-        let (found, baseline) = checks::look_around(self.operator.place, None);
+        let init = Init::start(self.operator.workspace, self.subject.program.clone())?;
+        self.await_rest(&init, "the service to come up")?;
+        let (found, baseline) = checks::inspect(self.operator.workspace, None);
         self.baseline = Some(baseline);
         fail(found)?;
         let mut script = Script::new(self.report.seed, self.subject.bad.is_some());
         let mut number = 0;
-        while Instant::now() < until && !self.interrupt.has_come() {
+        while Instant::now() < until && !self.interrupt.is_interrupted() {
             number += 1;
-            self.stretch(&init, number, &script.stretch())?;
+            self.period(&init, number, &script.next_period())?;
             self.report.daemons = init.starts();
             let left = until.saturating_duration_since(Instant::now()).as_secs();
             note(&format!("soak, stretch {number}: held, {left} s left"));
         }
         self.report.interrupted = Instant::now() < until;
-        let _ = self.operator.ask(Request::Stop(self.operator.place.name().clone()))?;
+        let _ = self.operator.ask(Request::Stop(self.operator.workspace.name().clone()))?;
         init.stop(self.operator.limit())?;
-        let left = self.operator.place.processes();
+        let left = self.operator.workspace.processes();
         fail((!left.is_empty()).then(|| format!("left behind: {left:?}")))
     }
 
-    fn stretch(&mut self, init: &Init, number: usize, stretch: &LoadPeriod) -> Result<(), Error> {
-        let load = Load::start(self.operator.place, &self.subject.load)?;
+    fn period(&mut self, init: &Init, number: usize, period: &LoadPeriod) -> Result<(), Error> {
+        let load = Load::start(self.operator.workspace, &self.subject.load)?;
         std::thread::sleep(WARM_UP);
         let mut harmed = false;
-        for (at, round) in stretch.rounds.iter().enumerate() {
+        for (at, round) in period.rounds.iter().enumerate() {
             harmed |= round.harms_the_service();
             self.round(init, round)
                 .map_err(|error| format!("stretch {number}, round {at}: {round}: {error}"))?;
@@ -144,13 +144,13 @@ impl Soak<'_> {
         self.report.longest_gap_ms =
             self.report.longest_gap_ms.max(result.longest_gap_ms.unwrap_or_default());
         let of_stretch = |problem: String| {
-            let rounds: Vec<String> = stretch.rounds.iter().map(ToString::to_string).collect();
+            let rounds: Vec<String> = period.rounds.iter().map(ToString::to_string).collect();
             format!("stretch {number} ({}): {problem}", rounds.join("; "))
         };
         fail(result.problem(harmed).map(of_stretch))?;
-        let (found, _) = checks::look_around(self.operator.place, self.baseline.as_ref());
+        let (found, _) = checks::inspect(self.operator.workspace, self.baseline.as_ref());
         fail(found.into_iter().map(of_stretch))?;
-        let dark = &stretch.without_clients;
+        let dark = &period.without_clients;
         self.round(init, dark)
             .map_err(|error| format!("stretch {number}, without clients: {dark}: {error}").into())
     }
@@ -161,11 +161,11 @@ impl Soak<'_> {
         let answer = std::thread::scope(|scope| {
             let asked = scope.spawn(|| self.operate(init, round.operation));
             let mut hits = Vec::new();
-            for strike in &round.strikes {
-                std::thread::sleep(strike.after);
-                let pids: Vec<u32> = operator.place.processes().iter().map(|it| it.pid).collect();
-                if self.director.strike_now(strike.victim, strike.fault, |pid| pids.contains(&pid)) {
-                    hits.push(format!("{} {}", strike.victim, strike.fault));
+            for scheduled in &round.faults {
+                std::thread::sleep(scheduled.after);
+                let pids: Vec<u32> = operator.workspace.processes().iter().map(|it| it.pid).collect();
+                if self.director.inject_now(scheduled.victim, scheduled.fault, |pid| pids.contains(&pid)) {
+                    hits.push(format!("{} {}", scheduled.victim, scheduled.fault));
                 }
             }
             asked.join().map(|answer| (answer, hits)).map_err(|_| Error::from("the operator panicked"))
@@ -175,13 +175,13 @@ impl Soak<'_> {
         for hit in hits {
             *self.report.faults.entry(hit).or_default() += 1;
         }
-        self.come_to_rest(init, "the service to recover")?;
+        self.await_rest(init, "the service to recover")?;
         if undisturbed { judge(round.operation, answer) } else { Ok(()) }
     }
 
     /// Performs an operation. Its answer counts only if no fault has hit.
     fn operate(&self, init: &Init, operation: Operation) -> Result<Option<Response>, Error> {
-        let name = self.operator.place.name().clone();
+        let name = self.operator.workspace.name().clone();
         let request = match operation {
             Operation::Nothing => return Ok(None),
             Operation::Upgrade => self.operator.upgrade_to(self.subject.next.clone()),
@@ -212,14 +212,14 @@ impl Soak<'_> {
     }
 
     /// Waits until the service serves without help. If a fault has left it stopped, starts it.
-    fn come_to_rest(&self, init: &Init, what: &str) -> Result<(), Error> {
+    fn await_rest(&self, init: &Init, what: &str) -> Result<(), Error> {
         let mut resting: Option<Instant> = None;
-        let Operator { place, .. } = self.operator;
+        let Operator { workspace, .. } = self.operator;
         self.operator.await_status(init, what, |status| {
             if status.state == State::Stopped && status.phase.is_none() && !self.director.is_freezing() {
-                let _ = self.operator.ask(Request::Start(place.name().clone()));
+                let _ = self.operator.ask(Request::Start(workspace.name().clone()));
             }
-            if !is_at_rest(place, status) || self.director.is_freezing() {
+            if !is_at_rest(workspace, status) || self.director.is_freezing() {
                 resting = None;
                 return false;
             }

@@ -9,20 +9,20 @@ use crate::shim::trial::{RequestFate, StopReport, TrialReport, Wrapper};
 /// Builds the diagnosis.
 pub(super) fn diagnosis(
     service: &Service,
-    choice: &Settings,
-    looks: Inspection,
+    settings: &Settings,
+    inspection: Inspection,
     adapters: [Finding; 3],
     own_network: Option<bool>,
 ) -> Diagnosis {
     let advised = advised(service.adapter, &adapters);
-    let mut remarks = looks.remarks;
+    let mut remarks = inspection.remarks;
     if let Some(tried) = advised.and_then(|adapter| tried(&adapters, adapter)) {
         remarks.extend(of_program(service, tried));
     }
     Diagnosis {
         service: service.name.to_string(),
-        binary: choice.binary.clone(),
-        kind: looks.kind,
+        binary: settings.binary.clone(),
+        kind: inspection.kind,
         configured: service.adapter,
         advice: sentence(service, advised, &adapters),
         adapters: adapters.into(),
@@ -146,22 +146,22 @@ fn of_end(service: &Service, stopped: &StopReport) -> Option<String> {
 fn of_wrapper(mode: StopMode, stopped: &StopReport) -> Option<String> {
     let Wrapper { servers, swallows } = stopped.wrapper.as_ref()?;
     let (first, servers) = (&stopped.first, servers.join(" and "));
-    let told =
+    let text =
         format!("{first}, which is started first, is not the server: {servers} is, which it has started");
     let remedy = "write stop_mode = \"mixed\", or start the server by exec";
     Some(match (mode, swallows) {
         (StopMode::Mixed, true) => format!(
-            "{told}; {first} would swallow the stop signal, so keep stop_mode = \"mixed\", with which {servers} gets it"
+            "{text}; {first} would swallow the stop signal, so keep stop_mode = \"mixed\", with which {servers} gets it"
         ),
-        (StopMode::Mixed, false) => format!("{told}, and gets the stop signal (stop_mode = \"mixed\")"),
+        (StopMode::Mixed, false) => format!("{text}, and gets the stop signal (stop_mode = \"mixed\")"),
         (StopMode::Main, true) => format!(
-            "{told}; with stop_mode = \"main\" {first} gets the stop signal and swallows it: {remedy}"
+            "{text}; with stop_mode = \"main\" {first} gets the stop signal and swallows it: {remedy}"
         ),
         (StopMode::Main, false) => format!(
-            "{told}; with stop_mode = \"main\" {first} gets the stop signal, so {first} must pass it on: if it does not, {remedy}"
+            "{text}; with stop_mode = \"main\" {first} gets the stop signal, so {first} must pass it on: if it does not, {remedy}"
         ),
         (StopMode::Group, _) => {
-            format!("{told}; with stop_mode = \"group\" both get the stop signal at once")
+            format!("{text}; with stop_mode = \"group\" both get the stop signal at once")
         }
     })
 }

@@ -22,7 +22,7 @@ pub(super) struct TrialProgram {
     pub(super) is_copy: bool,
     /// Remarks about the copy; sentences without a full stop.
     pub(super) remarks: Vec<String>,
-    _place: Option<TrialDirectory>,
+    _directory: Option<TrialDirectory>,
 }
 
 impl TrialProgram {
@@ -33,7 +33,7 @@ impl TrialProgram {
                 path: given.to_owned(),
                 is_copy: false,
                 remarks: Vec::new(),
-                _place: None,
+                _directory: None,
             });
         }
         let (place, mut remarks) = TrialDirectory::make(versions)?;
@@ -50,7 +50,7 @@ impl TrialProgram {
                 lost.join(" and ")
             ));
         }
-        Ok(TrialProgram { path: imported.path, is_copy: true, remarks, _place: Some(place) })
+        Ok(TrialProgram { path: imported.path, is_copy: true, remarks, _directory: Some(place) })
     }
 }
 
@@ -67,18 +67,19 @@ fn import_of(service: &Service, given: &Path) -> Import {
     }
 }
 
-/// Copies the program of a service as the daemon would, into a temporary directory, and removes the copy. A directory
-/// is checked without a copy. Starts nothing. The error is the cause and the hint.
+/// Copies the program of a service as the daemon would, into a temporary directory, and removes the copy. A directory,
+/// and a program that is started in its place, is checked without a copy. Starts nothing. The error is the cause and the hint.
 pub fn check_copy(service: &Service, versions: &Path) -> Result<(), (String, String)> {
+    let refused = |error: store::Error| (error.to_string(), error.hint());
     if !service.update.store {
-        return Ok(());
+        let search = import_of(service, &service.binary).search;
+        return store::check_program(&service.binary, search.as_deref()).map_err(refused);
     }
     if let Some(why) = executes_nothing(versions) {
         let (cause, hint) = why.split_once("; ").unwrap_or((&why, ""));
         return Err((cause.to_owned(), hint.to_owned()));
     }
     let import = import_of(service, &service.binary);
-    let refused = |error: store::Error| (error.to_string(), error.hint());
     if service.binary.is_dir() {
         // A copy of all its files would take too long.
         return check_tree(&import).map_err(refused);
@@ -115,7 +116,7 @@ fn executes_nothing(path: &Path) -> Option<String> {
 /// A directory, and those above it that had to be created. Drop removes them.
 struct TrialDirectory {
     directory: PathBuf,
-    made: Vec<PathBuf>,
+    created: Vec<PathBuf>,
 }
 
 impl TrialDirectory {
@@ -141,8 +142,10 @@ impl TrialDirectory {
 
     fn make_at(directory: &Path) -> io::Result<TrialDirectory> {
         let missing = directory.ancestors().skip(1).take_while(|path| !path.exists());
-        let mut place =
-            TrialDirectory { directory: directory.to_owned(), made: missing.map(Path::to_owned).collect() };
+        let mut place = TrialDirectory {
+            directory: directory.to_owned(),
+            created: missing.map(Path::to_owned).collect(),
+        };
         let made = directory
             .parent()
             .map_or(Ok(()), |parent| DirBuilder::new().recursive(true).mode(0o700).create(parent));
@@ -160,7 +163,7 @@ impl Drop for TrialDirectory {
         if !self.directory.as_os_str().is_empty() {
             remove_tree(&self.directory);
         }
-        for directory in &self.made {
+        for directory in &self.created {
             // Another process may have put a file there.
             let _ = fs::remove_dir(directory);
         }

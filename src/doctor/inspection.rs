@@ -34,64 +34,64 @@ pub struct Inspection {
 }
 
 /// Examines the program of a service without starting it.
-pub fn look(service: &Service, binary: &Path) -> Inspection {
-    let mut looks = Inspection::default();
+pub fn inspect(service: &Service, binary: &Path) -> Inspection {
+    let mut report = Inspection::default();
     if let Err(error) = check_binary(binary) {
-        looks.faults.push(format!("{error}; {}", error.hint()));
+        report.faults.push(format!("{error}; {}", error.hint()));
     }
     if !service.working_dir.is_dir() {
-        looks.faults.push(format!("its working directory {:?} is not a directory", service.working_dir));
+        report.faults.push(format!("its working directory {:?} is not a directory", service.working_dir));
     }
     match ProgramKind::of(binary) {
-        Ok(kind) => judge(&mut looks, &kind, service),
-        Err(_) if !looks.faults.is_empty() => {}
+        Ok(kind) => inspect_kind(&mut report, &kind, service),
+        Err(_) if !report.faults.is_empty() => {}
         // A user who may execute a file may not be allowed to read it.
-        Err(error) => looks.remarks.push(format!("it cannot be read ({error}), so its kind is unknown")),
+        Err(error) => report.remarks.push(format!("it cannot be read ({error}), so its kind is unknown")),
     }
-    look_for_privilege(&mut looks, binary);
+    inspect_privilege(&mut report, binary);
     if let Err(why) = can_inject() {
-        looks.no_inject.get_or_insert(why);
+        report.no_inject.get_or_insert(why);
     }
-    looks
+    report
 }
 
-fn judge(looks: &mut Inspection, kind: &ProgramKind, service: &Service) {
-    looks.kind = kind.to_string();
+fn inspect_kind(report: &mut Inspection, kind: &ProgramKind, service: &Service) {
+    report.kind = kind.to_string();
     match kind {
         ProgramKind::Elf { bits, machine, loader } => {
-            judge_elf(looks, *bits, *machine);
+            inspect_elf(report, *bits, *machine);
             if let Some(loader) = loader.as_ref().filter(|loader| !loader.exists()) {
-                looks.faults.push(format!("its loader {loader:?} does not exist; was it built for another system?"));
+                report.faults.push(format!("its loader {loader:?} does not exist; was it built for another system?"));
             }
         }
         ProgramKind::Script { interpreter, argument } => {
             if let Err(error) = check_binary(interpreter) {
-                looks.faults.push(format!("the interpreter of its first line cannot be used: {error}"));
+                report.faults.push(format!("the interpreter of its first line cannot be used: {error}"));
             } else if let Ok(ProgramKind::Elf { bits, machine, .. }) = ProgramKind::of(interpreter) {
-                judge_elf(looks, bits, machine);
+                inspect_elf(report, bits, machine);
             }
             if let Some(name) = argument.as_ref().filter(|_| interpreter.ends_with("env"))
                 && !name.starts_with('-')
                 && !is_in_path(name, service)
             {
-                looks.faults.push(format!("its first line asks env for {name:?}, which is not in the PATH of the service"));
+                report.faults.push(format!("its first line asks env for {name:?}, which is not in the PATH of the service"));
             }
         }
-        ProgramKind::Other => looks.faults.push(
+        ProgramKind::Other => report.faults.push(
             "it is neither an ELF file nor a script with #! in its first line, so the kernel does not execute it".to_owned(),
         ),
     }
 }
 
-fn judge_elf(looks: &mut Inspection, bits: u8, machine: u16) {
+fn inspect_elf(report: &mut Inspection, bits: u8, machine: u16) {
     match (bits, MACHINES.iter().find(|(number, _)| *number == machine)) {
         (32, _) => {
-            looks.no_inject =
+            report.no_inject =
                 Some("it is a 32-bit program, whose system calls the filter does not check".to_owned());
         }
         (_, Some((_, name))) if *name == std::env::consts::ARCH => {}
         // An emulator that is not part of this project may execute it.
-        (_, known) => looks.remarks.push(format!(
+        (_, known) => report.remarks.push(format!(
             "it is made for {}, and this machine is {}",
             known.map_or("another machine", |(_, name)| *name),
             std::env::consts::ARCH
@@ -115,14 +115,14 @@ pub(super) fn privileges(binary: &Path) -> Vec<&'static str> {
     what
 }
 
-fn look_for_privilege(looks: &mut Inspection, binary: &Path) {
+fn inspect_privilege(report: &mut Inspection, binary: &Path) {
     let what = privileges(binary);
     if what.is_empty() {
         return;
     }
-    looks.gains_privilege = true;
+    report.gains_privilege = true;
     let what = what.join(" and ");
-    looks.remarks.push(match has_admin() {
+    report.remarks.push(match has_admin() {
         true => format!(
             "it has {what}: with inject they count only as long as the daemon has CAP_SYS_ADMIN, as this process has"
         ),
@@ -284,8 +284,8 @@ mod tests {
 
     #[test]
     fn a_32_bit_program_cannot_be_seen_by_inject() {
-        let mut looks = Inspection::default();
-        judge_elf(&mut looks, 32, 3);
-        assert!(looks.no_inject.unwrap().contains("32-bit"));
+        let mut report = Inspection::default();
+        inspect_elf(&mut report, 32, 3);
+        assert!(report.no_inject.unwrap().contains("32-bit"));
     }
 }

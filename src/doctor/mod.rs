@@ -16,7 +16,7 @@ use crate::shim::trial::TrialReport;
 use crate::slots::{SlotError, check_free};
 use copy::TrialProgram;
 pub use copy::check_copy;
-pub use inspection::{Inspection, look};
+pub use inspection::{Inspection, inspect};
 use trial::{Network, Outcome, TrialContext};
 
 /// The settings of an examination.
@@ -95,22 +95,22 @@ impl Diagnosis {
 
 /// Examines the program of a service. Blocks for some seconds. Removes all files that it writes; the program may
 /// leave some.
-pub fn examine(service: &Service, choice: &Settings) -> Diagnosis {
-    let subject = TrialProgram::of(service, &choice.binary, &choice.versions);
-    let mut looks = match &subject {
-        Ok(subject) => look(service, &subject.path),
+pub fn examine(service: &Service, settings: &Settings) -> Diagnosis {
+    let subject = TrialProgram::of(service, &settings.binary, &settings.versions);
+    let mut inspection = match &subject {
+        Ok(subject) => inspect(service, &subject.path),
         Err(why) => Inspection { faults: vec![why.clone()], ..Inspection::default() },
     };
-    looks.remarks.extend(subject.iter().flat_map(|subject| subject.remarks.clone()));
-    looks.remarks.extend(unreachable_ports(service));
-    let (outcomes, own_network) = match (obstacle(service, choice, &looks), &subject) {
+    inspection.remarks.extend(subject.iter().flat_map(|subject| subject.remarks.clone()));
+    inspection.remarks.extend(unreachable_ports(service));
+    let (outcomes, own_network) = match (obstacle(service, settings, &inspection), &subject) {
         (Some((verdict, why)), _) => (ADAPTERS.map(|adapter| finding(adapter, verdict, why.clone())), None),
-        (None, Ok(subject)) => try_all(service, choice, &mut looks, subject),
+        (None, Ok(subject)) => try_all(service, settings, &mut inspection, subject),
         (None, Err(why)) => {
             (ADAPTERS.map(|adapter| finding(adapter, Compatibility::DoesNot, why.clone())), None)
         }
     };
-    advice::diagnosis(service, choice, looks, outcomes, own_network)
+    advice::diagnosis(service, settings, inspection, outcomes, own_network)
 }
 
 /// In order of preference.
@@ -121,12 +121,16 @@ fn finding(adapter: Adapter, verdict: Compatibility, why: String) -> Finding {
 }
 
 /// Why no trial is possible.
-fn obstacle(service: &Service, choice: &Settings, looks: &Inspection) -> Option<(Compatibility, String)> {
-    if !looks.faults.is_empty() {
-        return Some((Compatibility::DoesNot, looks.faults.join("; ")));
+fn obstacle(
+    service: &Service,
+    settings: &Settings,
+    inspection: &Inspection,
+) -> Option<(Compatibility, String)> {
+    if !inspection.faults.is_empty() {
+        return Some((Compatibility::DoesNot, inspection.faults.join("; ")));
     }
-    let running = running(service, choice.daemon_says);
-    if service.mode == Mode::Exclusive && !choice.run_anyway {
+    let running = running(service, settings.daemon_says);
+    if service.mode == Mode::Exclusive && !settings.run_anyway {
         let danger = "in exclusive mode a second program on the same data is a danger";
         let remedy = "stop the service, or use --yes-run-it if the program does no harm next to it";
         match running {
@@ -180,12 +184,12 @@ fn running(service: &Service, daemon_says: Option<bool>) -> RunningState {
 
 fn try_all(
     service: &Service,
-    choice: &Settings,
-    looks: &mut Inspection,
+    settings: &Settings,
+    inspection: &mut Inspection,
     subject: &TrialProgram,
 ) -> ([Finding; 3], Option<bool>) {
-    let bench = match TrialContext::new(service, choice, looks) {
-        Ok(bench) => bench,
+    let context = match TrialContext::new(service, settings, inspection) {
+        Ok(context) => context,
         Err(why) => {
             return (ADAPTERS.map(|adapter| finding(adapter, Compatibility::NotTried, why.clone())), None);
         }
@@ -193,11 +197,11 @@ fn try_all(
     let mut network = None;
     let findings = ADAPTERS.map(|adapter| {
         if adapter == Adapter::Inject
-            && let Some(why) = &looks.no_inject
+            && let Some(why) = &inspection.no_inject
         {
             return finding(adapter, Compatibility::DoesNot, why.clone());
         }
-        match bench.attempt(adapter, &subject.path) {
+        match context.attempt(adapter, &subject.path) {
             Outcome::NotTried(why) => finding(adapter, Compatibility::NotTried, why),
             Outcome::Tried(tried, used) => {
                 network = Some(used == Network::Own);
@@ -207,21 +211,21 @@ fn try_all(
         }
     });
     if subject.is_copy && network.is_some() && findings.iter().all(|it| it.verdict != Compatibility::Works) {
-        looks.remarks.extend(original_works(service, choice, &bench));
+        inspection.remarks.extend(original_works(service, settings, &context));
     }
     (findings, network)
 }
 
 /// Tests whether only the copy fails, because it needs files next to the original.
-fn original_works(service: &Service, choice: &Settings, bench: &TrialContext<'_>) -> Option<String> {
-    if !choice.binary.is_file() {
+fn original_works(service: &Service, settings: &Settings, context: &TrialContext<'_>) -> Option<String> {
+    if !settings.binary.is_file() {
         return None;
     }
-    match bench.attempt(service.adapter, &choice.binary) {
+    match context.attempt(service.adapter, &settings.binary) {
         Outcome::Tried(tried, _) if tried.works => Some(format!(
             "{:?} works where it is, with adapter = {:?}, but a copy of it alone does not, and a copy is what runs: name the whole \
              directory as binary and the file by member in [update], or write store = false",
-            choice.binary,
+            settings.binary,
             service.adapter.spelling()
         )),
         _ => None,

@@ -23,9 +23,9 @@ use crate::sys::readable::is_readable_by;
 use crate::sys::spawn::{SpawnSpec, spawn};
 
 /// Time of a trial in addition to that of the program: to start, to stop it, to clean up.
-const BESIDES: Duration = Duration::from_secs(20);
+const OVERHEAD: Duration = Duration::from_secs(20);
 /// Maximum number of bytes of a failed program's output to search for its last line.
-const LAST_WORDS_MAX: u64 = 2048;
+const OUTPUT_TAIL_MAX: u64 = 2048;
 
 /// The network of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) enum Outcome {
 /// The shared data of the trials of a service. Drop removes their files.
 pub(super) struct TrialContext<'a> {
     service: &'a Service,
-    choice: &'a Settings,
+    settings: &'a Settings,
     watches: bool,
     directory: PathBuf,
 }
@@ -53,8 +53,8 @@ pub(super) struct TrialContext<'a> {
 impl<'a> TrialContext<'a> {
     pub(super) fn new(
         service: &'a Service,
-        choice: &'a Settings,
-        looks: &Inspection,
+        settings: &'a Settings,
+        inspection: &Inspection,
     ) -> Result<Self, String> {
         let directory = temporary_directory().join(format!("handoff-doctor-{}", std::process::id()));
         // Fails if another user has created it. Others may pass: a program may drop its privileges before it reports
@@ -65,8 +65,8 @@ impl<'a> TrialContext<'a> {
             .map_err(|error| format!("cannot create {directory:?}: {error}"))?;
         let own = directory.join("own");
         fs::create_dir(&own).map_err(|error| format!("cannot create {own:?}: {error}"))?;
-        let watches = looks.no_inject.is_none() && !looks.gains_privilege;
-        Ok(Self { service, choice, watches, directory })
+        let watches = inspection.no_inject.is_none() && !inspection.gains_privilege;
+        Ok(Self { service, settings, watches, directory })
     }
 
     /// In its own network if that is permitted, else in that of this process if the addresses are free.
@@ -131,10 +131,10 @@ impl<'a> TrialContext<'a> {
         let output = File::options().write(true).create(true).truncate(true).mode(0o600).open(&written)?;
         let output = OwnedFd::from(output);
         let (channel, theirs) = Channel::pair()?;
-        let order = serde_json::to_string(&self.order(network, adapter, binary, offers_notify))?;
+        let request = serde_json::to_string(&self.trial_request(network, adapter, binary, offers_notify))?;
         let spawned = spawn(SpawnSpec {
             binary: std::env::current_exe()?,
-            args: vec![VERB.into(), order.into()],
+            args: vec![VERB.into(), request.into()],
             env: environment_of(self.service).collect(),
             working_dir: "/".into(),
             stdout: output.try_clone()?,
@@ -142,10 +142,10 @@ impl<'a> TrialContext<'a> {
             channel: Some(theirs),
             files_limit: None,
         })?;
-        let answer = hear(&channel, self.choice.limit * 2 + BESIDES);
+        let answer = hear(&channel, self.settings.limit * 2 + OVERHEAD);
         if answer.is_err() {
             let _ = kill(&spawned.pidfd, Signal::SIGTERM);
-            if !ends_within(&spawned.pidfd, BESIDES) {
+            if !ends_within(&spawned.pidfd, OVERHEAD) {
                 let _ = kill(&spawned.pidfd, Signal::SIGKILL);
             }
         }
@@ -153,14 +153,20 @@ impl<'a> TrialContext<'a> {
         let mut answer = answer?;
         if let TrialReply::Tried(tried) = &mut answer
             && tried.ended
-            && let Some(words) = last_words(&written)
+            && let Some(words) = last_output_line(&written)
         {
             tried.why.push_str(&format!("; its last words: {words}"));
         }
         Ok(answer)
     }
 
-    fn order(&self, network: Network, adapter: Adapter, binary: &Path, offers_notify: bool) -> TrialRequest {
+    fn trial_request(
+        &self,
+        network: Network,
+        adapter: Adapter,
+        binary: &Path,
+        offers_notify: bool,
+    ) -> TrialRequest {
         let (shared, own) = (self.directory.clone(), self.directory.join("own/trial"));
         let plan = ShimConfig { adapter, ..ShimConfig::new(self.service, binary.to_owned(), shared, own) };
         TrialRequest {
@@ -171,7 +177,7 @@ impl<'a> TrialContext<'a> {
             offers_notify,
             stream: self.service.channel == Transport::Stream,
             request: self.request(),
-            limit: self.choice.limit,
+            limit: self.settings.limit,
         }
     }
 }
@@ -193,7 +199,7 @@ impl TrialContext<'_> {
             }
             None => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
         };
-        Some((listener, self.choice.request.clone().unwrap_or_else(get)))
+        Some((listener, self.settings.request.clone().unwrap_or_else(get)))
     }
 }
 
@@ -226,13 +232,13 @@ fn ends_within(pidfd: &OwnedFd, limit: Duration) -> bool {
 }
 
 /// The last line of a program's output.
-fn last_words(path: &Path) -> Option<String> {
+fn last_output_line(path: &Path) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = File::open(path).ok()?;
     let len = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(LAST_WORDS_MAX))).ok()?;
+    file.seek(SeekFrom::Start(len.saturating_sub(OUTPUT_TAIL_MAX))).ok()?;
     let mut bytes = Vec::new();
-    file.take(LAST_WORDS_MAX).read_to_end(&mut bytes).ok()?;
+    file.take(OUTPUT_TAIL_MAX).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let line =
         text.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with("handoff: "))?;

@@ -156,7 +156,7 @@ impl From<api::Ending> for Ending {
 
 impl Ending {
     /// The words for people.
-    pub fn words(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
             Self::UnderWay => "under way",
             Self::Committed => "committed",

@@ -51,7 +51,7 @@ fn stuck() -> MutexGuard<'static, BTreeSet<CommandLocation>> {
 /// A command that starts. Drop gives it up, also if it has started and nothing has taken it yet.
 pub(super) struct PendingCommand {
     result: oneshot::Receiver<Result<RunningCommand, HookError>>,
-    place: CommandLocation,
+    location: CommandLocation,
 }
 
 impl PendingCommand {
@@ -83,7 +83,7 @@ impl Drop for PendingCommand {
                 drop(stuck);
                 let _ = started.map(ProcessGroup::of);
             }
-            Err(TryRecvError::Empty) => _ = stuck.insert(self.place.clone()),
+            Err(TryRecvError::Empty) => _ = stuck.insert(self.location.clone()),
             // It was received, or its thread is gone.
             Err(TryRecvError::Closed) => {}
         }
@@ -113,7 +113,7 @@ pub(super) fn start(spec: SpawnSpec) -> io::Result<PendingCommand> {
             trace.end_all();
         }
     })?;
-    Ok(PendingCommand { result, place })
+    Ok(PendingCommand { result, location: place })
 }
 
 fn start_here(spec: SpawnSpec) -> Result<RunningCommand, HookError> {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::format_duration_ms;
 use crate::supervisor::inherited_environment;
-use crate::sys::exposed::{Exposed, Use, check_exposure};
+use crate::sys::exposed::{Exposed, FileUse, check_exposure};
 use crate::sys::spawn::SpawnSpec;
 use group::ProcessGroup;
 use tail::Tail;
@@ -28,7 +28,7 @@ pub(crate) use trace::{Trace, keep_traces_in};
 /// The placeholder for the new binary's path in the arguments of a command.
 pub const BINARY: &str = "{binary}";
 /// Maximum number of output bytes in an error.
-const TOLD_MAX_BYTES: usize = 400;
+const OUTPUT_MAX_BYTES: usize = 400;
 
 /// A command of a service file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,24 +73,24 @@ pub enum HookError {
         cause: std::io::Error,
     },
     /// Its exit status is not 0.
-    #[error("{command} {exit}{}", said(.told))]
+    #[error("{command} {exit}{}", as_clause(.output_tail))]
     Failed {
         /// The program and its arguments.
         command: String,
         /// The exit status.
         exit: Exit,
         /// The last lines of its output.
-        told: String,
+        output_tail: String,
     },
     /// It exceeded its time limit and was killed with its process group.
-    #[error("{command} did not end within {} and was killed{}", format_duration_ms(*limit_ms), said(.told))]
+    #[error("{command} did not end within {} and was killed{}", format_duration_ms(*limit_ms), as_clause(.output_tail))]
     TooLong {
         /// The program and its arguments.
         command: String,
         /// Its limit.
         limit_ms: u64,
         /// The last lines of its output.
-        told: String,
+        output_tail: String,
     },
     /// It did not start within its time limit: its program or its directory is on a file system that does not answer.
     #[error("{command} did not start within {}: {cause}", format_duration_ms(*limit_ms))]
@@ -195,22 +195,22 @@ pub async fn run_until(
         WaitResult::TooLate | WaitResult::CalledOff => group.end_all().await,
     };
     let output = Output { stdout: stdout.finish(), stderr: stderr.finish() };
-    let told = told(&output);
+    let output_tail = last_output_lines(&output);
     match (end, exit) {
         (WaitResult::TooLate, _) => {
-            Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, told })
+            Err(HookError::TooLong { command: shown, limit_ms: command.limit_ms, output_tail })
         }
         (WaitResult::CalledOff, _) => Err(HookError::CalledOff(shown)),
         (WaitResult::ByItself(Err(cause)), _) => Err(unable(cause)),
         (WaitResult::ByItself(Ok(())), Exit::Code(0)) => Ok(output),
-        (WaitResult::ByItself(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, told }),
+        (WaitResult::ByItself(Ok(())), exit) => Err(HookError::Failed { command: shown, exit, output_tail }),
     }
 }
 
 /// The variables of this command come last.
 fn environment(env: &[(String, String)]) -> Vec<(OsString, OsString)> {
-    let told = |name: &OsString| env.iter().any(|(told, _)| name == told.as_str());
-    let inherited = inherited_environment().filter(|(name, _)| !told(name));
+    let is_set = |name: &OsString| env.iter().any(|(variable, _)| name == variable.as_str());
+    let inherited = inherited_environment().filter(|(name, _)| !is_set(name));
     inherited.chain(env.iter().map(|(name, value)| (name.into(), value.into()))).collect()
 }
 
@@ -228,7 +228,7 @@ pub fn check_program(program: &str) -> Result<&Path, HookError> {
     if !path.is_absolute() {
         return Err(HookError::NotAbsolute(program.to_owned()));
     }
-    match check_exposure(path, Use::InPlace) {
+    match check_exposure(path, FileUse::InPlace) {
         Ok(_) => Ok(path),
         Err(Exposed::Unreadable(_, cause)) => Err(HookError::Spawn { command: program.to_owned(), cause }),
         Err(cause) => Err(HookError::Unsafe { program: path.to_owned(), cause }),
@@ -245,15 +245,15 @@ fn fill_in(argv: &[String], binary: Option<&Path>) -> Result<Vec<String>, HookEr
 }
 
 /// The last lines of standard error, or of standard output if that is empty, as one line.
-fn told(output: &Output) -> String {
+fn last_output_lines(output: &Output) -> String {
     let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
-    let start = text.ceil_char_boundary(text.len().saturating_sub(TOLD_MAX_BYTES));
+    let start = text.ceil_char_boundary(text.len().saturating_sub(OUTPUT_MAX_BYTES));
     let lines: Vec<&str> = text[start..].lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(3)..];
     last.join("; ").chars().filter(|character| !character.is_control()).collect()
 }
 
-fn said(told: &str) -> String {
+fn as_clause(told: &str) -> String {
     if told.is_empty() { String::new() } else { format!(": {told}") }
 }
 

@@ -20,7 +20,7 @@ const LEFT_MAX_BYTES: usize = 1 << 20;
 /// The end of a pipe's data.
 pub(super) struct Tail {
     pipe: AsyncFd<OwnedFd>,
-    kept: Vec<u8>,
+    end: Vec<u8>,
     chunk: Vec<u8>,
 }
 
@@ -30,7 +30,7 @@ impl Tail {
         let (reader, writer) = io::pipe()?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
         set_nonblocking(&reader, true)?;
-        Ok((Self { pipe: readable(reader)?, kept: Vec::new(), chunk: vec![0; CHUNK_BYTES] }, writer))
+        Ok((Self { pipe: readable(reader)?, end: Vec::new(), chunk: vec![0; CHUNK_BYTES] }, writer))
     }
 
     /// Reads forever. Cancel-safe.
@@ -38,7 +38,7 @@ impl Tail {
         while let Ok(mut ready) = self.pipe.readable().await {
             match ready.try_io(|pipe| Ok(read(pipe, &mut self.chunk)?)) {
                 Ok(Ok(0) | Err(_)) => break,
-                Ok(Ok(length)) => keep(&mut self.kept, &self.chunk[..length]),
+                Ok(Ok(length)) => keep(&mut self.end, &self.chunk[..length]),
                 Err(_) => {}
             }
             // A command that floods the pipe must not block other tasks of this thread.
@@ -54,15 +54,15 @@ impl Tail {
             match read(self.pipe.get_ref(), &mut self.chunk) {
                 Ok(0) => break,
                 Ok(length) => {
-                    keep(&mut self.kept, &self.chunk[..length]);
+                    keep(&mut self.end, &self.chunk[..length]);
                     left = left.saturating_sub(length);
                 }
                 Err(Errno::EINTR) => {}
                 Err(_) => break,
             }
         }
-        let start = self.kept.len().saturating_sub(KEPT_MAX_BYTES);
-        String::from_utf8_lossy(&self.kept[start..]).into_owned()
+        let start = self.end.len().saturating_sub(KEPT_MAX_BYTES);
+        String::from_utf8_lossy(&self.end[start..]).into_owned()
     }
 }
 

@@ -56,10 +56,10 @@ async fn its_environment_is_what_it_is_given_and_what_services_have() {
 async fn one_that_fails_is_told_with_its_last_lines() {
     let error =
         run_shell("echo out; printf 'one\\ntwo\\nthree\\nfour\\n' >&2; exit 3", 10_000).await.unwrap_err();
-    let told = error.to_string();
-    assert!(told.ends_with("exited with code 3: two; three; four"), "{told}");
-    let told = run_shell("echo only this; kill -9 $$", 10_000).await.unwrap_err().to_string();
-    assert!(told.ends_with("was killed by signal 9: only this"), "{told}");
+    let output_tail = error.to_string();
+    assert!(output_tail.ends_with("exited with code 3: two; three; four"), "{output_tail}");
+    let output_tail = run_shell("echo only this; kill -9 $$", 10_000).await.unwrap_err().to_string();
+    assert!(output_tail.ends_with("was killed by signal 9: only this"), "{output_tail}");
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -68,8 +68,8 @@ async fn one_that_hangs_is_killed_with_all_that_it_started() {
     // Long enough for a shell on a busy machine to say something.
     let error = run_shell("sleep 1000 & echo $!; trap '' TERM; wait", 2_000).await.unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(20));
-    let HookError::TooLong { told, limit_ms: 2_000, .. } = &error else { panic!("{error}") };
-    assert!(goes_away(told), "{error}");
+    let HookError::TooLong { output_tail, limit_ms: 2_000, .. } = &error else { panic!("{error}") };
+    assert!(goes_away(output_tail), "{error}");
     assert!(error.to_string().contains("did not end within 2s and was killed"), "{error}");
 }
 

@@ -44,7 +44,7 @@ impl Journal {
     /// The replacement for this journal, if the journal exceeds `limit_bytes`, accepts records, and has no durable fact
     /// pending.
     pub fn compaction(&self, limit_bytes: u64) -> Option<Compaction> {
-        if self.end <= limit_bytes || self.latched.is_some() || self.behind.is_some() {
+        if self.end <= limit_bytes || self.latched.is_some() || self.unfolded.is_some() {
             return None;
         }
         let (mut bytes, written) = self.snapshot()?;
@@ -70,7 +70,7 @@ impl Journal {
     /// disk; the caller does, with [`Storage::sync`], and reports to [`Journal::replaced`].
     pub fn replace(&mut self, compaction: Compaction) -> Result<bool, JournalError> {
         let is_stale = (self.next_sequence, self.file) != (compaction.next_sequence, compaction.file);
-        if is_stale || self.latched.is_some() || self.behind.is_some() {
+        if is_stale || self.latched.is_some() || self.unfolded.is_some() {
             self.storage.discard();
             return Ok(false);
         }

@@ -31,7 +31,7 @@ impl Journal {
             Some(next_sequence - 1)
         };
         let mut sequence = 0;
-        if let Some(UnfoldedFacts { durable, later, .. }) = &self.behind {
+        if let Some(UnfoldedFacts { durable, later, .. }) = &self.unfolded {
             sequence = add(&mut bytes, durable).ok_or_else(too_large)?;
             for record in later {
                 add(&mut bytes, record).ok_or_else(too_large)?;
@@ -41,12 +41,12 @@ impl Journal {
             Ok(aside) => aside,
             Err(source) => return Err(self.latch("write it again, since it is gone", source, Remedy::Cut)),
         };
-        if let Some(behind) = &mut self.behind {
+        if let Some(behind) = &mut self.unfolded {
             (behind.sequence, behind.offset) = (sequence, offset);
         }
         (self.end, self.next_sequence) = (bytes.len() as u64, next_sequence);
         self.file += 1;
-        self.news = Some(match aside {
+        self.restoration = Some(match aside {
             None => format!("{}: it was removed, and was written again from memory", self.path.display()),
             Some(aside) => format!(
                 "{}: another file was in its place, which is now {}; it was written again from memory",
@@ -58,8 +58,8 @@ impl Journal {
     }
 
     /// Why the journal was rewritten: one clause, returned once. The caller reports it, and waits for the disk.
-    pub fn take_news(&mut self) -> Option<String> {
-        self.news.take()
+    pub fn take_restoration(&mut self) -> Option<String> {
+        self.restoration.take()
     }
 
     /// Reports whether the rewritten file is durable.

@@ -65,9 +65,9 @@ impl Journal {
             end: 0,
             next_sequence: 1,
             latched: Some(LatchedError { first: cause.to_string(), remedy: Remedy::Open, damage }),
-            behind: None,
+            unfolded: None,
             file: 0,
-            news: None,
+            restoration: None,
             salvaged: Standing::default(),
         }
     }

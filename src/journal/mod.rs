@@ -2,9 +2,9 @@
 //!
 //! Only a durable fact waits for the disk, and the caller does the waiting: [`Journal::append`] returns when the record
 //! is in the page cache, [`Storage::sync`] when it is on disk. The first storage error latches: no more records are
-//! accepted. A failed write (a full disk) leaves at most a torn tail, so [`Journal::mend`] can continue after the last
-//! complete record. After a failed `fdatasync` the content of the disk is unknown: only a restart of the daemon reopens
-//! the file.
+//! accepted. A failed write (a full disk) leaves at most a torn tail, so [`Journal::repair`] can continue after the
+//! last complete record. After a failed `fdatasync` the content of the disk is unknown: only a restart of the daemon
+//! reopens the file.
 //!
 //! An earlier daemon may have ended before its records were on disk, or after a failed `fdatasync`, which leaves the
 //! page cache looking intact. So opening a journal rewrites everything that is not known to be on disk, and waits for
@@ -148,11 +148,11 @@ pub struct Journal {
     end: u64,
     next_sequence: u64,
     latched: Option<LatchedError>,
-    behind: Option<UnfoldedFacts>,
+    unfolded: Option<UnfoldedFacts>,
     /// Increased whenever the journal moves to a new file.
     file: u64,
     /// Why that happened last, for people.
-    news: Option<String>,
+    restoration: Option<String>,
     /// The standing in a rejected file up to its damage.
     salvaged: Standing,
 }
@@ -189,9 +189,9 @@ impl Journal {
             end: bytes.len() as u64,
             next_sequence: image.next_sequence,
             latched: None,
-            behind: None,
+            unfolded: None,
             file: 0,
-            news: None,
+            restoration: None,
             salvaged: Standing::default(),
         };
         let is_old = image.format != log_image::FORMAT;
@@ -263,7 +263,7 @@ impl Journal {
         self.may_write()?;
         self.keep_in_place()?;
         let record = self.write(fact)?;
-        match &mut self.behind {
+        match &mut self.unfolded {
             Some(behind) => behind.later.push(record),
             None => self.standing.fold(&record),
         }
@@ -277,7 +277,7 @@ impl Journal {
         self.keep_in_place()?;
         let (sequence, offset) = (self.next_sequence, self.end);
         let durable = self.write(fact)?;
-        self.behind = Some(UnfoldedFacts { durable, sequence, offset, later: Vec::new() });
+        self.unfolded = Some(UnfoldedFacts { durable, sequence, offset, later: Vec::new() });
         Ok(PendingRecord { file: self.file })
     }
 
@@ -307,7 +307,7 @@ impl Journal {
     /// Folds a durable fact that is on disk. If it may not be on disk, truncates it and everything after it, and
     /// accepts no more records.
     pub fn settle(&mut self, _pending: PendingRecord, synced: io::Result<()>) -> Result<(), JournalError> {
-        let Some(UnfoldedFacts { durable, sequence, offset, later }) = self.behind.take() else {
+        let Some(UnfoldedFacts { durable, sequence, offset, later }) = self.unfolded.take() else {
             return Ok(());
         };
         if synced.is_ok() {
@@ -329,7 +329,7 @@ impl Journal {
     /// Stops waiting for a disk that does not answer: the pending durable fact counts as not durable, and no more
     /// records are accepted. Returns the error, and the truncation to perform when the disk answers; that blocks.
     pub fn give_up(&mut self) -> Option<(JournalError, impl FnOnce() + Send + use<>)> {
-        let UnfoldedFacts { offset, later, .. } = self.behind.take()?;
+        let UnfoldedFacts { offset, later, .. } = self.unfolded.take()?;
         for record in &later {
             self.standing.fold(record);
         }
@@ -362,9 +362,9 @@ impl Journal {
     /// After a failed write: truncates the torn tail and accepts records again. For a journal in memory see
     /// [`Journal::take_file`]. Returns whether it did; then facts since the error are missing, and the caller must
     /// record the present state.
-    pub fn mend(&mut self) -> Result<bool, JournalError> {
+    pub fn repair(&mut self) -> Result<bool, JournalError> {
         match &self.latched {
-            Some(latched) if latched.remedy == Remedy::Cut && self.behind.is_none() => {}
+            Some(latched) if latched.remedy == Remedy::Cut && self.unfolded.is_none() => {}
             Some(_) | None => return Ok(false),
         }
         let failed = |source| storage_error(&self.path, "cut off its torn tail", source);

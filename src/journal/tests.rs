@@ -71,7 +71,7 @@ fn a_commit_that_is_given_up_is_no_commit_whatever_the_disk_says_later() {
     assert!(journal.give_up().is_none());
     assert_eq!((journal.standing().generation(), journal.standing().wanted), (Generation(1), true));
     assert!(matches!(journal.append(Fact::Wanted { up: false }), Err(JournalError::Latched { .. })));
-    assert!(!journal.mend().unwrap(), "only a new daemon can learn the content of the disk");
+    assert!(!journal.repair().unwrap(), "only a new daemon can learn the content of the disk");
     journal.settle(pending, Ok(())).unwrap();
     assert_eq!(journal.standing().generation(), Generation(1));
     cut();
@@ -250,18 +250,18 @@ fn after_a_full_disk_it_is_mended_and_after_a_failed_sync_it_is_not() {
     let mut journal =
         Journal::with_storage(Path::new("/j"), Arc::clone(&storage) as Arc<dyn Storage>).unwrap();
     upgrade(&mut journal, 1);
-    assert!(!journal.mend().unwrap(), "nothing is broken");
+    assert!(!journal.repair().unwrap(), "nothing is broken");
     *storage.fails.lock().unwrap() = true;
     journal.append(Fact::Wanted { up: true }).unwrap_err();
     storage.bytes.lock().unwrap().extend_from_slice(b"half a record");
     *storage.fails.lock().unwrap() = false;
-    assert!(journal.mend().unwrap());
+    assert!(journal.repair().unwrap());
     upgrade(&mut journal, 2);
     let again = Journal::with_storage(Path::new("/j"), Arc::clone(&storage) as Arc<dyn Storage>).unwrap();
     assert_eq!(again.standing().generation(), Generation(2));
 
     let pending = journal.prepare(Fact::Reverted { handoff: id(2) }).unwrap();
     journal.settle(pending, Err(io::ErrorKind::Other.into())).unwrap_err();
-    assert!(!journal.mend().unwrap());
+    assert!(!journal.repair().unwrap());
     assert!(journal.latched().is_some());
 }

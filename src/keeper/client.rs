@@ -100,7 +100,7 @@ pub struct Client {
     pidfd: OwnedFd,
     pid: u32,
     /// Number of requests sent.
-    asked: u64,
+    requests_sent: u64,
     /// Number of answers read.
     answered: u64,
     /// Refusals that no call has returned yet.
@@ -131,7 +131,7 @@ impl Client {
             channel,
             pidfd: spawned.pidfd,
             pid: spawned.pid,
-            asked: 0,
+            requests_sent: 0,
             answered: 0,
             refusal: None,
             failed: false,
@@ -158,7 +158,7 @@ impl Client {
         let (channel, pid) = connect_to(socket).map_err(unreachable)?;
         // A process that keeps the connection open beyond this point has existed since the connect.
         let pidfd = pidfd_open(pid).map_err(unreachable)?;
-        Ok(Client { channel, pidfd, pid, asked: 0, answered: 0, refusal: None, failed: false })
+        Ok(Client { channel, pidfd, pid, requests_sent: 0, answered: 0, refusal: None, failed: false })
     }
 
     /// The pid of the keeper.
@@ -273,13 +273,13 @@ impl Client {
     /// Waits for all outstanding answers.
     pub fn settle(&mut self) -> Result<(), Error> {
         self.wait_for_answers()?;
-        self.told()
+        self.receive_done()
     }
 
     /// Like [`Client::settle`], without waiting. Returns whether all answers have arrived.
     pub fn hear(&mut self) -> Result<bool, Error> {
-        let lacks = self.lacks(self.asked)?;
-        self.told()?;
+        let lacks = self.lacks(self.requests_sent)?;
+        self.receive_done()?;
         Ok(!lacks)
     }
 
@@ -291,7 +291,7 @@ impl Client {
     /// Sends a ping without waiting, and returns the number of the request.
     pub fn ask_for_sign(&mut self) -> Result<u64, Error> {
         self.send(&KeeperRequest::Ping(Empty {}), &[])?;
-        Ok(self.asked)
+        Ok(self.requests_sent)
     }
 
     /// Whether the request with this number is unanswered. Reads the available answers; does not block.
@@ -345,11 +345,11 @@ impl Client {
 
     /// Sends a request, and returns an earlier refusal.
     fn post(&mut self, request: &KeeperRequest, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        while self.owes() && (self.asked - self.answered >= OWED_MAX || self.has_answer()) {
+        while self.owes() && (self.requests_sent - self.answered >= OWED_MAX || self.has_answer()) {
             self.receive_unasked()?;
         }
         self.send(request, fds)?;
-        self.told()
+        self.receive_done()
     }
 
     fn wait_for_answers(&mut self) -> Result<(), Error> {
@@ -361,10 +361,10 @@ impl Client {
 
     /// Whether answers are outstanding that may still arrive.
     fn owes(&self) -> bool {
-        self.answered < self.asked && !self.failed
+        self.answered < self.requests_sent && !self.failed
     }
 
-    fn told(&mut self) -> Result<(), Error> {
+    fn receive_done(&mut self) -> Result<(), Error> {
         self.refusal.take().map_or(Ok(()), |reason| Err(Error::Refused(reason)))
     }
 
@@ -374,7 +374,7 @@ impl Client {
         }
         match send_message(&self.channel, VERSION, HandoffId::NIL, request, fds) {
             Ok(()) => {
-                self.asked += 1;
+                self.requests_sent += 1;
                 Ok(())
             }
             Err(error) => Err(self.broken(error)),

@@ -28,9 +28,9 @@ pub(super) struct Log {
     limits: RotationLimits,
     file: Option<File>,
     /// Missing lines that the file does not report yet, and the cause.
-    untold_lines: u64,
+    unreported_lines: u64,
     cause: String,
-    tally: LogTotals,
+    totals: LogTotals,
 }
 
 /// Totals of a log.
@@ -39,22 +39,29 @@ pub(super) struct LogTotals {
     pub(super) written_bytes: u64,
     pub(super) lost_lines: u64,
     /// The last error.
-    pub(super) trouble: String,
+    pub(super) last_error: String,
 }
 
 impl LogTotals {
     pub(super) fn add(&mut self, other: LogTotals) {
         self.written_bytes += other.written_bytes;
         self.lost_lines += other.lost_lines;
-        if !other.trouble.is_empty() {
-            self.trouble = other.trouble;
+        if !other.last_error.is_empty() {
+            self.last_error = other.last_error;
         }
     }
 }
 
 impl Log {
     pub(super) fn new(dir: PathBuf, limits: RotationLimits) -> Self {
-        Self { dir, limits, file: None, untold_lines: 0, cause: String::new(), tally: LogTotals::default() }
+        Self {
+            dir,
+            limits,
+            file: None,
+            unreported_lines: 0,
+            cause: String::new(),
+            totals: LogTotals::default(),
+        }
     }
 
     pub(super) fn set_limits(&mut self, limits: RotationLimits) {
@@ -62,52 +69,52 @@ impl Log {
     }
 
     /// Returns the totals since the last call, and resets them.
-    pub(super) fn take_tally(&mut self) -> LogTotals {
-        std::mem::take(&mut self.tally)
+    pub(super) fn take_totals(&mut self) -> LogTotals {
+        std::mem::take(&mut self.totals)
     }
 
     /// Appends complete lines, or counts them as lost. `lines` ends with a newline.
     pub(super) fn write(&mut self, mut lines: &[u8]) {
         crash_point!("keeper/log/before-write");
-        self.tell_of_lost_lines();
+        self.report_lost_lines();
         while !lines.is_empty() {
             match self.write_into_one_file(lines) {
                 Ok(stored) => lines = &lines[stored..],
-                Err(error) => return self.lose(lines, &error),
+                Err(error) => return self.count_lost(lines, &error),
             }
         }
     }
 
     /// Writes the number of missing lines, if there are any and the file is writable.
-    pub(super) fn tell_of_lost_lines(&mut self) {
-        if self.untold_lines == 0 {
+    pub(super) fn report_lost_lines(&mut self) {
+        if self.unreported_lines == 0 {
             return;
         }
-        let (count, cause) = (self.untold_lines, &self.cause);
+        let (count, cause) = (self.unreported_lines, &self.cause);
         let note =
             format!("handoff: {count} lines are missing here, because they could not be written: {cause}\n");
         if self.write_into_one_file(note.as_bytes()).is_ok() {
-            self.untold_lines = 0;
+            self.unreported_lines = 0;
         }
     }
 
     /// Counts lines that were dropped because nothing could be written.
-    pub(super) fn miss(&mut self, lines: u64) {
-        self.untold_lines += lines;
-        self.tally.lost_lines += lines;
+    pub(super) fn count_missing(&mut self, lines: u64) {
+        self.unreported_lines += lines;
+        self.totals.lost_lines += lines;
         "the file system did not answer".clone_into(&mut self.cause);
     }
 
-    fn lose(&mut self, lines: &[u8], error: &io::Error) {
+    fn count_lost(&mut self, lines: &[u8], error: &io::Error) {
         let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
-        self.untold_lines += count;
-        self.tally.lost_lines += count;
+        self.unreported_lines += count;
+        self.totals.lost_lines += count;
         self.cause = error.to_string();
-        self.complain(error);
+        self.record_error(error);
     }
 
-    fn complain(&mut self, error: &io::Error) {
-        self.tally.trouble = format!("{}: {error}", self.dir.display());
+    fn record_error(&mut self, error: &io::Error) {
+        self.totals.last_error = format!("{}: {error}", self.dir.display());
     }
 
     /// Writes at least the first line, and at most what belongs into the same file. Returns the number of bytes. On
@@ -121,7 +128,7 @@ impl Log {
                 Ok(()) => size = self.size()?,
                 // A file that is too long is better than a lost line.
                 Err(error) => {
-                    self.complain(&error);
+                    self.record_error(&error);
                     limit = u64::MAX;
                 }
             }
@@ -148,7 +155,7 @@ impl Log {
                     if whole < stored && file.set_len(size + whole as u64).is_err() {
                         self.file = None;
                     }
-                    self.tally.written_bytes += whole as u64;
+                    self.totals.written_bytes += whole as u64;
                     return match failed {
                         _ if whole > 0 => Ok(whole),
                         Err(error) => Err(error),
@@ -157,7 +164,7 @@ impl Log {
                 }
             }
         }
-        self.tally.written_bytes += stored as u64;
+        self.totals.written_bytes += stored as u64;
         Ok(stored)
     }
 

@@ -45,7 +45,7 @@ fn files_are_private_rotated_at_lines_and_limited_in_number() {
     assert_eq!(["2", "1", "current"].map(|name| fixture.text(name)), ["b1\nb2\n", "c1\nc2\n", "d1\n"]);
     let mode = |name: &str| std::fs::metadata(fixture.path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("current"), mode(".")), (0o600, 0o700));
-    assert_eq!(fixture.log.take_tally().written_bytes, 21);
+    assert_eq!(fixture.log.take_totals().written_bytes, 21);
 }
 
 #[test]
@@ -87,9 +87,9 @@ fn a_rotation_that_fails_keeps_the_lines_and_the_older_files() {
     fixture.log.write(b"a\nb\n");
     fixture.log.write(b"c\n");
     assert_eq!((fixture.text("current"), fixture.text("2")), ("new\na\nb\nc\n".into(), "old\n".into()));
-    let tally = fixture.log.take_tally();
-    assert_eq!(tally.lost_lines, 0);
-    assert!(tally.trouble.contains("log: "), "{}", tally.trouble);
+    let totals = fixture.log.take_totals();
+    assert_eq!(totals.lost_lines, 0);
+    assert!(totals.last_error.contains("log: "), "{}", totals.last_error);
 
     std::fs::remove_dir_all(fixture.path("3")).unwrap();
     fixture.log.write(b"d\n");
@@ -126,9 +126,9 @@ fn lost_lines_are_counted_and_told_of_once() {
     std::fs::write(fixture.root.path().join("log"), "").unwrap();
     fixture.log.write(b"a\nb\n");
     fixture.log.write(b"c\n");
-    let tally = fixture.log.take_tally();
-    assert_eq!((tally.lost_lines, tally.written_bytes), (3, 0));
-    assert!(!tally.trouble.is_empty());
+    let totals = fixture.log.take_totals();
+    assert_eq!((totals.lost_lines, totals.written_bytes), (3, 0));
+    assert!(!totals.last_error.is_empty());
 
     std::fs::remove_file(fixture.root.path().join("log")).unwrap();
     fixture.log.write(b"d\n");
@@ -146,5 +146,5 @@ fn a_full_device_loses_lines_and_nothing_else() {
     std::fs::create_dir(fixture.root.path().join("log")).unwrap();
     std::os::unix::fs::symlink("/dev/full", fixture.path("current")).unwrap();
     fixture.log.write(b"a\nb\n");
-    assert_eq!(fixture.log.take_tally().lost_lines, 2);
+    assert_eq!(fixture.log.take_totals().lost_lines, 2);
 }

@@ -50,7 +50,7 @@ use watched_socket::WatchedSocket;
 pub const VERB: &str = "keeper";
 
 /// Prefix of the lines that handoff itself writes into the log of a service.
-pub(crate) const SAYS: &str = "handoff: ";
+pub(crate) const LOG_PREFIX: &str = "handoff: ";
 
 /// Runs the keeper process, which [`Client::start`] has started. Blocks until its exit.
 pub fn main() -> ExitCode {
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     let path = std::env::args_os().nth(2).unwrap_or_default();
     crash_point!("keeper/start");
     match prepare(&path) {
-        Ok((door, terminate)) => serve(supervisor, door, terminate),
+        Ok((socket, terminate)) => serve(supervisor, socket, terminate),
         Err(error) => {
             let reason = format!("{}: {error}", Path::new(&path).display());
             // The answer to the first request. If the supervisor is gone, it has no recipient.
@@ -87,10 +87,10 @@ fn prepare(path: &OsStr) -> io::Result<(WatchedSocket, OwnedFd)> {
     Ok((WatchedSocket::open(Path::new(path))?, terminate))
 }
 
-fn serve(supervisor: Channel, door: WatchedSocket, terminate: OwnedFd) -> ExitCode {
+fn serve(supervisor: Channel, socket: WatchedSocket, terminate: OwnedFd) -> ExitCode {
     crash_point!("keeper/bound");
     // Saving memory is optional.
     let _ = release_start_up_pages();
-    let served = Keeper::new(supervisor, door, terminate).and_then(Keeper::run);
+    let served = Keeper::new(supervisor, socket, terminate).and_then(Keeper::run);
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use super::SAYS;
+use super::LOG_PREFIX;
 use super::writer::Writer;
 use crate::sys::descriptor::{read, set_nonblocking};
 use crate::sys::errno::{Errno, retry};
@@ -87,7 +87,7 @@ impl Pipe {
     /// Passes on a partial line as a line.
     pub(super) fn end(&mut self) {
         if self.begun.is_empty() {
-            return self.log.tell_of_lost_lines();
+            return self.log.report_lost_lines();
         }
         self.begun.push(b'\n');
         self.log.write(&self.begun);
@@ -123,7 +123,7 @@ fn without_gaps(bytes: &mut [u8]) -> usize {
     let (mut kept, mut begins) = (0, true);
     for at in 0..bytes.len() {
         let byte = bytes[at];
-        if begins && byte == b'\n' && bytes[at + 1..].starts_with(SAYS.as_bytes()) {
+        if begins && byte == b'\n' && bytes[at + 1..].starts_with(LOG_PREFIX.as_bytes()) {
             continue;
         }
         bytes[kept] = byte;
@@ -178,7 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut pipe, mut writer) = pipe(dir.path());
         let mut buffer = Buffer::new();
-        let said = format!("\n{SAYS}it ended\n");
+        let said = format!("\n{LOG_PREFIX}it ended\n");
         for before in ["", "whole\n", "torn", "\n\n", "\nhandoff", ""] {
             writer.write_all(before.as_bytes()).unwrap();
             pipe.read(&mut buffer);

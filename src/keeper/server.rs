@@ -45,11 +45,11 @@ const PAGE_KEYS: usize = 100;
 const LAST_BYTES: usize = 1 << 20;
 
 /// Retry interval to recreate a missing socket.
-const DOOR_AGAIN: Duration = Duration::from_secs(1);
+const SOCKET_RETRY: Duration = Duration::from_secs(1);
 
 /// The state of a keeper.
 pub(super) struct Keeper {
-    door: WatchedSocket,
+    socket: WatchedSocket,
     terminate: OwnedFd,
     /// Exit when the last pipe is closed.
     terminating: bool,
@@ -68,12 +68,12 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Creates a keeper that serves `supervisor` and processes of the same user that connect to `door`. `terminate`
+    /// Creates a keeper that serves `supervisor` and processes of the same user that connect to `socket`. `terminate`
     /// becomes readable on a request to end.
-    pub(super) fn new(supervisor: Channel, door: WatchedSocket, terminate: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(supervisor: Channel, socket: WatchedSocket, terminate: OwnedFd) -> io::Result<Self> {
         supervisor.set_nonblocking(true)?;
         Ok(Self {
-            door,
+            socket,
             terminate,
             terminating: false,
             quitting: false,
@@ -95,7 +95,7 @@ impl Keeper {
             self.read_pipes(&ready.pipes);
             self.answer(&ready.connections);
             if ready.watch || self.is_shut {
-                self.is_shut = !self.door.look();
+                self.is_shut = !self.socket.handle_event();
             }
             self.terminating |= ready.terminate;
             if ready.listener || std::mem::take(&mut self.is_full) {
@@ -110,7 +110,7 @@ impl Keeper {
 
     fn is_done(&self) -> bool {
         // Another keeper has taken its place, so no process can connect here.
-        if self.connections.is_empty() && self.door.find() == watched_socket::PathStatus::Other {
+        if self.connections.is_empty() && self.socket.find() == watched_socket::PathStatus::Other {
             return true;
         }
         let idle = self.held.is_empty() && self.connections.is_empty();
@@ -120,8 +120,8 @@ impl Keeper {
     /// Waits for the next event.
     fn wait(&self) -> io::Result<ReadyDescriptors> {
         // Without a watch, uses the same descriptor twice.
-        let watch = self.door.watch().unwrap_or(self.terminate.as_fd());
-        let mut fds: Vec<PollFd<'_>> = [self.terminate.as_fd(), self.door.listener(), watch]
+        let watch = self.socket.watch().unwrap_or(self.terminate.as_fd());
+        let mut fds: Vec<PollFd<'_>> = [self.terminate.as_fd(), self.socket.listener(), watch]
             .into_iter()
             .chain(self.connections.iter().map(|connection| connection.as_fd()))
             .chain(self.pipes.iter().map(|pipe| pipe.as_fd()))
@@ -130,20 +130,20 @@ impl Keeper {
         if self.terminating {
             // Its descriptor stays readable.
             fds[0] = PollFd::new(self.terminate.as_fd(), PollFlags::empty());
-            if self.door.watch().is_none() {
+            if self.socket.watch().is_none() {
                 fds[2] = fds[0].clone();
             }
         }
         if self.is_full {
-            fds[1] = PollFd::new(self.door.listener(), PollFlags::empty());
+            fds[1] = PollFd::new(self.socket.listener(), PollFlags::empty());
         }
-        let limit = self.is_shut.then_some(DOOR_AGAIN);
+        let limit = self.is_shut.then_some(SOCKET_RETRY);
         retry(|| poll(&mut fds, limit))?;
         let mut ready = fds.iter().map(|fd| !found(fd).is_empty());
         Ok(ReadyDescriptors {
             terminate: ready.next().unwrap_or_default(),
             listener: ready.next().unwrap_or_default(),
-            watch: ready.next().unwrap_or_default() && self.door.watch().is_some(),
+            watch: ready.next().unwrap_or_default() && self.socket.watch().is_some(),
             connections: ready.by_ref().take(self.connections.len()).collect(),
             pipes: ready.collect(),
         })
@@ -292,7 +292,7 @@ impl Keeper {
 
     /// Accepts a connection of the same user, or of root.
     fn accept(&mut self) {
-        let connection = match accept(self.door.listener(), SockFlag::SOCK_NONBLOCK) {
+        let connection = match accept(self.socket.listener(), SockFlag::SOCK_NONBLOCK) {
             Ok(connection) => connection,
             Err(error) => {
                 self.is_full =
@@ -321,11 +321,11 @@ struct ReadyDescriptors {
 }
 
 fn count(stats: &mut Stats, pipe: &Pipe) {
-    let tally = pipe.log().take_tally();
-    stats.written_bytes += tally.written_bytes;
-    stats.lost_lines += tally.lost_lines;
-    if !tally.trouble.is_empty() {
-        stats.trouble = tally.trouble;
+    let totals = pipe.log().take_totals();
+    stats.written_bytes += totals.written_bytes;
+    stats.lost_lines += totals.lost_lines;
+    if !totals.last_error.is_empty() {
+        stats.trouble = totals.last_error;
     }
 }
 

@@ -11,9 +11,9 @@ use crate::sys::path::set_umask;
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_path, listen, socket};
 
 /// Events that may remove the path. Other events in the directory are not watched.
-const GOES: AddWatchFlags =
+const REMOVAL_EVENTS: AddWatchFlags =
     AddWatchFlags::IN_DELETE.union(AddWatchFlags::IN_MOVED_FROM).union(AddWatchFlags::IN_DELETE_SELF);
-const MOVES: AddWatchFlags = AddWatchFlags::IN_MOVE_SELF.union(AddWatchFlags::IN_ONLYDIR);
+const MOVE_EVENTS: AddWatchFlags = AddWatchFlags::IN_MOVE_SELF.union(AddWatchFlags::IN_ONLYDIR);
 
 /// The socket, and a watch on its path. Drop removes the path, unless another keeper has taken it over.
 pub(super) struct WatchedSocket {
@@ -47,10 +47,10 @@ impl WatchedSocket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut door = Self::bind(&new)?;
+        let mut watched = Self::bind(&new)?;
         std::fs::rename(&new, path)?;
-        path.clone_into(&mut door.path);
-        Ok(door)
+        path.clone_into(&mut watched.path);
+        Ok(watched)
     }
 
     fn bind(path: &Path) -> io::Result<Self> {
@@ -82,7 +82,7 @@ impl WatchedSocket {
 
     /// Handles such an event: restores the path, and its directory, if they are gone. Returns `false` if that must be
     /// retried.
-    pub(super) fn look(&mut self) -> bool {
+    pub(super) fn handle_event(&mut self) -> bool {
         if let Some(watch) = &self.watch {
             watch.drain();
         }
@@ -109,7 +109,7 @@ impl Drop for WatchedSocket {
 fn watch(path: &Path) -> io::Result<Inotify> {
     let inotify = Inotify::new()?;
     let directory = path.parent().unwrap_or(Path::new("/"));
-    inotify.add(directory, GOES | MOVES)?;
+    inotify.add(directory, REMOVAL_EVENTS | MOVE_EVENTS)?;
     Ok(inotify)
 }
 

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use super::log::{Log, LogTotals, RotationLimits};
 
 /// How long the caller waits for a write.
-const MOMENT: Duration = Duration::from_millis(250);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 /// A write that takes longer is slow: waiting for each of them would throttle all other logs.
-const QUICK: Duration = Duration::from_millis(100);
+const SLOW_AFTER: Duration = Duration::from_millis(100);
 /// A thread without work for this long exits.
 const IDLE: Duration = Duration::from_secs(1);
 /// Maximum size of the queue, in bytes.
@@ -48,9 +48,9 @@ struct WriterState {
     /// Lines that did not fit into the queue.
     lost_lines: u64,
     /// Whether the missing lines should be reported now.
-    is_told: bool,
+    is_report_due: bool,
     limits: RotationLimits,
-    tally: LogTotals,
+    totals: LogTotals,
     has_thread: bool,
     /// Whether the last write was slow.
     is_slow: bool,
@@ -62,9 +62,9 @@ impl Writer {
             log: Some(Log::new(dir.clone(), limits)),
             waiting: Vec::new(),
             lost_lines: 0,
-            is_told: true,
+            is_report_due: true,
             limits,
-            tally: LogTotals::default(),
+            totals: LogTotals::default(),
             has_thread: false,
             is_slow: false,
         };
@@ -81,8 +81,8 @@ impl Writer {
     }
 
     /// Returns the totals since the last call, and resets them.
-    pub(super) fn take_tally(&self) -> LogTotals {
-        std::mem::take(&mut self.shared.lock().tally)
+    pub(super) fn take_totals(&self) -> LogTotals {
+        std::mem::take(&mut self.shared.lock().totals)
     }
 
     /// Appends complete lines, or counts them as lost. `lines` ends with a newline.
@@ -97,9 +97,9 @@ impl Writer {
     }
 
     /// Writes the number of missing lines, if there are any and the file is writable.
-    pub(super) fn tell_of_lost_lines(&self) {
+    pub(super) fn report_lost_lines(&self) {
         let mut state = self.shared.lock();
-        state.is_told = false;
+        state.is_report_due = false;
         self.wait(state);
     }
 
@@ -107,18 +107,19 @@ impl Writer {
     fn wait(&self, mut state: MutexGuard<'_, WriterState>) {
         if let Err(error) = self.shared.have_thread(&mut state) {
             // Without a thread no other code has the log.
-            state.tally.trouble = format!("{}: no thread can be started for it: {error}", self.dir.display());
+            state.totals.last_error =
+                format!("{}: no thread can be started for it: {error}", self.dir.display());
             return self.shared.write_all(state, |_| {});
         }
         self.shared.begun.notify_one();
         if state.is_slow {
             return;
         }
-        let until = Instant::now() + MOMENT;
+        let until = Instant::now() + WRITE_TIMEOUT;
         while !state.is_done() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                state.tally.trouble = format!("{}: it does not answer", self.dir.display());
+                state.totals.last_error = format!("{}: it does not answer", self.dir.display());
                 state.is_slow = true;
                 return;
             }
@@ -136,7 +137,7 @@ impl WriterState {
     }
 
     fn has_work(&self) -> bool {
-        !self.waiting.is_empty() || self.lost_lines > 0 || !self.is_told
+        !self.waiting.is_empty() || self.lost_lines > 0 || !self.is_report_due
     }
 }
 
@@ -181,22 +182,22 @@ impl Shared {
             let Some(mut log) = state.log.take() else { return };
             let (lines, lost_lines) =
                 (std::mem::take(&mut state.waiting), std::mem::take(&mut state.lost_lines));
-            state.is_told = true;
+            state.is_report_due = true;
             log.set_limits(state.limits);
             drop(state);
             let began = Instant::now();
             if lines.is_empty() {
-                log.tell_of_lost_lines();
+                log.report_lost_lines();
             } else {
                 log.write(&lines);
             }
             if lost_lines > 0 {
-                log.miss(lost_lines);
-                log.tell_of_lost_lines();
+                log.count_missing(lost_lines);
+                log.report_lost_lines();
             }
             state = self.lock();
-            state.is_slow = began.elapsed() > QUICK;
-            state.tally.add(log.take_tally());
+            state.is_slow = began.elapsed() > SLOW_AFTER;
+            state.totals.add(log.take_totals());
             state.log = Some(log);
         }
         ended(self);
@@ -224,7 +225,7 @@ mod tests {
             longest = longest.max(began.elapsed());
         }
         // After a slow write, as on a busy machine, the next ones are not waited for.
-        if longest < QUICK {
+        if longest < SLOW_AFTER {
             assert_eq!(text(&writer).lines().count(), 1_000);
         }
         let until = Instant::now() + Duration::from_secs(20);
@@ -233,10 +234,10 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(text(&writer).lines().count(), 1_000);
-        assert_eq!(writer.take_tally().lost_lines, 0);
+        assert_eq!(writer.take_totals().lost_lines, 0);
         let began = Instant::now();
         writer.write(b"last\n");
-        if began.elapsed() < QUICK {
+        if began.elapsed() < SLOW_AFTER {
             assert!(text(&writer).ends_with("999\nlast\n"));
         }
     }
@@ -261,8 +262,8 @@ mod tests {
         for _ in 0..1_100 {
             writer.write(&[&line[..], b"\n"].concat());
         }
-        assert!(began.elapsed() < 20 * MOMENT, "each was waited for: {:?}", began.elapsed());
-        assert!(writer.take_tally().trouble.ends_with("it does not answer"));
+        assert!(began.elapsed() < 20 * WRITE_TIMEOUT, "each was waited for: {:?}", began.elapsed());
+        assert!(writer.take_totals().last_error.ends_with("it does not answer"));
         writer.shared.lock().log = Some(log);
         writer.write(b"late\n");
         let until = Instant::now() + Duration::from_secs(20);
@@ -270,7 +271,7 @@ mod tests {
             assert!(Instant::now() < until, "it catches up");
             std::thread::sleep(Duration::from_millis(5));
         }
-        let lost = writer.take_tally().lost_lines;
+        let lost = writer.take_totals().lost_lines;
         assert!(lost >= 76, "{lost} lines were lost");
         assert_eq!(text(&writer).lines().filter(|line| line.starts_with('x')).count() as u64 + lost, 1_101);
         assert!(text(&writer).contains(&format!("handoff: {lost} lines are missing here")));

@@ -64,40 +64,40 @@ fn judge(seen: ConnectionStatus, stage: AcceptStage, listens: bool) -> AcceptDec
     }
 }
 
-/// Waits without limit until the server has accepted a connection. If this is dropped while the connection waits, `way`
-/// keeps it, and the next attempt continues with it: a slow server does not get a new connection for each attempt, and
-/// this one keeps its place in the queue.
-pub(super) async fn is_accepted(listener: &str, way: &mut impl ProcessAccess) -> Result<(), Failure> {
-    if way.waiting().is_none() {
-        match way.connect(listener).await {
-            Ok(connection) => *way.waiting() = Some(connection),
+/// Waits without limit until the server has accepted a connection. If this is dropped while the connection waits,
+/// `access` keeps it, and the next attempt continues with it: a slow server does not get a new connection for each
+/// attempt, and this one keeps its place in the queue.
+pub(super) async fn is_accepted(listener: &str, access: &mut impl ProcessAccess) -> Result<(), Failure> {
+    if access.waiting().is_none() {
+        match access.connect(listener).await {
+            Ok(connection) => *access.waiting() = Some(connection),
             // The connection was established, and was reset before any other operation.
             Err(failure) => {
                 let is_reset = matches!(failure, Failure::Reset(_));
-                return if is_reset && way.listens(listener).await { Ok(()) } else { Err(failure) };
+                return if is_reset && access.listens(listener).await { Ok(()) } else { Err(failure) };
             }
         }
     }
     let connected_at = Instant::now();
     loop {
-        let Some(connection) = way.waiting() else { return Ok(()) };
+        let Some(connection) = access.waiting() else { return Ok(()) };
         let seen = see(connection).await;
-        let stage = way.stage().map_err(|error| {
+        let stage = access.stage().map_err(|error| {
             Failure::Untried(format!("cannot look at the connection to {listener}: {error}"))
         })?;
-        let listens = seen == ConnectionStatus::Reset && way.listens(listener).await;
+        let listens = seen == ConnectionStatus::Reset && access.listens(listener).await;
         match judge(seen, stage, listens) {
             AcceptDecision::Accepted => {
-                *way.waiting() = None;
+                *access.waiting() = None;
                 return Ok(());
             }
             AcceptDecision::Refused => {
-                *way.waiting() = None;
+                *access.waiting() = None;
                 let found = format!("a connection to {listener} was reset, and its listener is closed");
                 return Err(Failure::Unwell(found));
             }
             AcceptDecision::End if connected_at.elapsed() >= HANDSHAKE => {
-                if let Some(connection) = way.waiting() {
+                if let Some(connection) = access.waiting() {
                     // On failure the next check shows the reason.
                     let _ = connection.shutdown().await;
                 }

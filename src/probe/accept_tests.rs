@@ -176,13 +176,13 @@ async fn a_connection_keeps_its_place_in_the_queue_from_one_try_to_the_next() {
     // It accepts one connection per second, and four are ahead: on a busy machine a try may take much longer than its limit.
     let server = Server::start("is-late", 1.0);
     let _before: Vec<_> = (0..4).map(|_| Blocking::connect(server.address).unwrap()).collect();
-    let mut way = Direct::to(&server);
+    let mut access = Direct::to(&server);
     let (mut tries, mut own) = (0, None);
     loop {
-        let result = attempt(&tcp(), Duration::from_millis(100), &mut way).await;
+        let result = attempt(&tcp(), Duration::from_millis(100), &mut access).await;
         tries += 1;
-        assert!(own.is_none_or(|own| Some(own) == way.last), "another connection was made");
-        own = way.last;
+        assert!(own.is_none_or(|own| Some(own) == access.last), "another connection was made");
+        own = access.last;
         match result {
             Ok(()) => break,
             Err(failure) => assert!(failure.to_string().contains("was not accepted within"), "{failure}"),
@@ -190,7 +190,7 @@ async fn a_connection_keeps_its_place_in_the_queue_from_one_try_to_the_next() {
         assert!(tries < 300);
     }
     assert!(tries > 3, "{tries}");
-    assert!(way.waiting.is_none());
+    assert!(access.waiting.is_none());
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -52,7 +52,7 @@ pub(crate) trait ProcessAccess {
 }
 
 /// A lack of descriptors, memory or ports, or of the path to a process's socket.
-const WANTING: [Errno; 7] = [
+const TRANSIENT_ERRORS: [Errno; 7] = [
     Errno::EMFILE,
     Errno::ENFILE,
     Errno::ENOMEM,
@@ -81,7 +81,7 @@ impl Failure {
     pub(crate) fn to_connect(listener: &str, error: &io::Error) -> Self {
         let found = format!("cannot connect to {listener}: {error}");
         match errno_of(error) {
-            Some(errno) if WANTING.contains(&errno) => Self::Untried(found),
+            Some(errno) if TRANSIENT_ERRORS.contains(&errno) => Self::Untried(found),
             Some(Errno::ECONNRESET) => Self::Reset(found),
             _ => Self::Unwell(found),
         }
@@ -101,20 +101,20 @@ impl Failure {
 pub(crate) async fn attempt(
     check: &Check,
     limit: Duration,
-    way: &mut impl ProcessAccess,
+    access: &mut impl ProcessAccess,
 ) -> Result<(), Failure> {
     let late = |what: String| Failure::Unwell(format!("{what} within {limit:?}"));
     match check {
-        Check::Http(http) => timeout(limit, ask(http, way))
+        Check::Http(http) => timeout(limit, ask(http, access))
             .await
             .unwrap_or_else(|_| Err(late(format!("{} {} was not answered", http.method, http.path)))),
-        Check::Tcp { listener } => timeout(limit, accept::is_accepted(listener.as_str(), way))
+        Check::Tcp { listener } => timeout(limit, accept::is_accepted(listener.as_str(), access))
             .await
             .unwrap_or_else(|_| Err(late(format!("a connection to {listener} was not accepted")))),
         Check::Exec(argv) => {
             let limit_ms = as_ms(limit);
             let command = Command { argv: argv.clone(), limit_ms };
-            let CommandEnvironment { variables, working_dir } = way.surroundings().await;
+            let CommandEnvironment { variables, working_dir } = access.surroundings().await;
             let ended = hooks::run(&command, None, &variables, &working_dir).await;
             ended.map(drop).map_err(|error| match error {
                 HookError::Failed { .. } | HookError::TooLong { .. } => Failure::Unwell(error.to_string()),
@@ -143,8 +143,8 @@ pub(crate) async fn measure(
     number.ok_or_else(|| format!("{} printed {printed:?}, which is not a number", command.argv[0]))
 }
 
-async fn ask(http: &Http, way: &mut impl ProcessAccess) -> Result<(), Failure> {
-    let connection = way.connect(http.listener.as_str()).await?;
+async fn ask(http: &Http, access: &mut impl ProcessAccess) -> Result<(), Failure> {
+    let connection = access.connect(http.listener.as_str()).await?;
     http::ask(http, connection).await.map_err(Failure::Unwell)
 }
 

@@ -18,30 +18,30 @@ const STUCK_MAX: usize = 16;
 /// The processes for which a thread waits.
 static STUCK: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// What `look` finds at each process, as far as they answer. An error if too many do not.
-pub(super) fn look_at<T: Send + 'static>(
+/// What `inspect` finds at each process, as far as they answer. An error if too many do not.
+pub(super) fn inspect_all<T: Send + 'static>(
     pids: Vec<u32>,
-    look: impl Fn(u32) -> T + Send + Sync + 'static,
+    inspect: impl Fn(u32) -> T + Send + Sync + 'static,
 ) -> io::Result<Vec<(u32, T)>> {
-    look_within(ANSWERS_WITHIN, pids, look)
+    look_within(ANSWERS_WITHIN, pids, inspect)
 }
 
 fn look_within<T: Send + 'static>(
     limit: Duration,
     pids: Vec<u32>,
-    look: impl Fn(u32) -> T + Send + Sync + 'static,
+    inspect: impl Fn(u32) -> T + Send + Sync + 'static,
 ) -> io::Result<Vec<(u32, T)>> {
-    let (look, mut found) = (Arc::new(look), Vec::new());
+    let (inspect, mut found) = (Arc::new(inspect), Vec::new());
     let mut left: Vec<u32> = pids.into_iter().filter(|pid| !stuck().contains(pid)).collect();
     while !left.is_empty() {
         if stuck().len() >= STUCK_MAX {
             return Err(io::Error::other(format!("{STUCK_MAX} processes do not answer")));
         }
-        let (asked, looking, (answer, answers)) = (left.clone(), Arc::clone(&look), channel());
+        let (asked, looking, (answer, answers)) = (left.clone(), Arc::clone(&inspect), channel());
         let looker = move || look_all(&asked, &*looking, &answer);
         // Without a thread there is no limit, and the processes are still looked at.
         if std::thread::Builder::new().name("handoff-look".to_owned()).spawn(looker).is_err() {
-            found.extend(left.iter().map(|pid| (*pid, look(*pid))));
+            found.extend(left.iter().map(|pid| (*pid, inspect(*pid))));
             return Ok(found);
         }
         let answered = collect(&answers, limit, &left, &mut found);
@@ -53,9 +53,9 @@ fn look_within<T: Send + 'static>(
     Ok(found)
 }
 
-fn look_all<T>(pids: &[u32], look: &impl Fn(u32) -> T, answer: &Sender<T>) {
+fn look_all<T>(pids: &[u32], inspect: &impl Fn(u32) -> T, answer: &Sender<T>) {
     for pid in pids {
-        let sent = answer.send(look(*pid));
+        let sent = answer.send(inspect(*pid));
         // After the answer: who takes it to be stuck looks for the answer once more.
         stuck().remove(pid);
         if sent.is_err() {
@@ -102,7 +102,7 @@ mod tests {
         static ANSWERS: AtomicBool = AtomicBool::new(false);
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         const SILENT: u32 = u32::MAX - 1;
-        let look = |pid: u32| {
+        let inspect = |pid: u32| {
             if pid == SILENT {
                 ASKED.fetch_add(1, Ordering::SeqCst);
                 while !ANSWERS.load(Ordering::SeqCst) {
@@ -111,7 +111,7 @@ mod tests {
             }
             pid / 2
         };
-        let search = || look_within(Duration::from_millis(300), vec![SILENT, 4, 6], look).unwrap();
+        let search = || look_within(Duration::from_millis(300), vec![SILENT, 4, 6], inspect).unwrap();
         for _ in 0..3 {
             assert_eq!(search(), [(4, 2), (6, 3)]);
             assert_eq!(ASKED.load(Ordering::SeqCst), 1);

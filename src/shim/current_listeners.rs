@@ -36,13 +36,13 @@ impl ListenerProvider for CurrentListeners {
 
     fn path_bound(&self, name: &str, access: Access) {
         if let Err(error) = self.listeners.set_first_access(name, access) {
-            say!("{error}");
+            log_line!("{error}");
         }
     }
 
     fn path_removed(&self, name: &str, path: &Path) {
         if let Err(error) = self.listeners.put_back(name) {
-            say!("cannot restore {}, which the program has removed: {error}", path.display());
+            log_line!("cannot restore {}, which the program has removed: {error}", path.display());
         }
     }
 }
@@ -71,14 +71,14 @@ impl EventSink for ProgramRecorder {
                 let same_port = matches!(why, MismatchReason::Elsewhere(_) | MismatchReason::Several(_));
                 let found = instead.clone().map(|address| UnmatchedBind { address, same_port });
                 // Workers that bind it again add nothing new.
-                let found = found.filter(|found| !known.elsewhere.contains(found));
-                known.elsewhere.extend(found.filter(|_| known.elsewhere.len() < ELSEWHERE_MAX));
+                let found = found.filter(|found| !known.unmatched.contains(found));
+                known.unmatched.extend(found.filter(|_| known.unmatched.len() < ELSEWHERE_MAX));
             }
             InjectEvent::Failed { .. } => known.status = event.to_string(),
         });
         match &event {
             InjectEvent::Failed { .. } => {
-                say!("{event}");
+                log_line!("{event}");
                 self.0.learn(|known| known.failed = Some((event.to_string(), AFTER_REFUSAL)));
             }
             // It might be intended as a listener of the service.

@@ -37,7 +37,7 @@ pub(super) fn is_over(
 }
 
 /// What the wait is for: a clause. `None` if it is for nothing.
-pub(super) fn told(requests: &[LongRequest]) -> Option<String> {
+pub(super) fn description(requests: &[LongRequest]) -> Option<String> {
     let oldest = requests.iter().max_by_key(|request| request.age)?;
     let whose = oldest.client.map_or_else(|| "a client of the unix socket".to_owned(), |it| it.to_string());
     let what = match requests.len() {
@@ -120,21 +120,21 @@ mod tests {
             age: ms(age),
             still: ms(still),
         };
-        assert_eq!(told(&[]), None);
-        let one = told(&[request(7, 31_000, 31_000)]).unwrap();
+        assert_eq!(description(&[]), None);
+        let one = description(&[request(7, 31_000, 31_000)]).unwrap();
         assert!(
             one.starts_with("the request is one of 127.0.0.1:7, which began 31.0 s ago; no data has moved"),
             "{one}"
         );
         assert!(one.ends_with("set drain = \"nothing\""), "{one}");
-        let two = told(&[request(7, 200, 200), request(8, 4_200, 100)]).unwrap();
+        let two = description(&[request(7, 200, 200), request(8, 4_200, 100)]).unwrap();
         assert!(
             two.starts_with(
                 "of the 2 requests the oldest is one of 127.0.0.1:8, which began 4.2 s ago; data"
             ),
             "{two}"
         );
-        let unix = told(&[LongRequest { client: None, ..request(7, 200, 0) }]).unwrap();
+        let unix = description(&[LongRequest { client: None, ..request(7, 200, 0) }]).unwrap();
         assert!(unix.contains("a client of the unix socket"), "{unix}");
     }
 }

@@ -56,7 +56,7 @@ pub struct Spec {
     pub listeners: Vec<(String, OwnedFd)>,
     /// Descriptors that stay open in the program, at high numbers, without a variable that names them.
     pub inherited: Vec<OwnedFd>,
-    /// The system calls to intercept: see [`Started::notify`].
+    /// The system calls to intercept: see [`StartedProgram::notify`].
     pub seccomp: Option<Calls>,
     /// The limit of open files (the soft `RLIMIT_NOFILE`), if different from this process's. At most the hard limit.
     pub files_limit: Option<u64>,
@@ -64,7 +64,7 @@ pub struct Spec {
 
 /// A started program: a child of this process, leader of its own session, with default signal handling.
 #[derive(Debug)]
-pub struct Started {
+pub struct StartedProgram {
     /// Its pid, valid until it is reaped.
     pub pid: u32,
     /// Its pidfd, close-on-exec.
@@ -78,17 +78,17 @@ pub struct Started {
 ///
 /// The kernel kills the program (SIGKILL) when the calling **thread** ends, and so also when this process does: call it
 /// from a thread that lives as long as the process.
-pub fn start(spec: Spec) -> io::Result<Started> {
+pub fn start(spec: Spec) -> io::Result<StartedProgram> {
     start_by(Path::new("/proc/self/exe"), spec)
 }
 
 /// Like [`start`], for a process that is not `handoff`. `handoff` is the path of that program.
-pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
+pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<StartedProgram> {
     check(&spec)?;
     let (channel, theirs) = Channel::pair()?;
-    let (order, named) = ExecRequest::split(&spec);
-    let order = order.write()?;
-    let fds = std::iter::once(order.as_fd()).chain(named).chain(spec.inherited.iter().map(AsFd::as_fd));
+    let (request, named) = ExecRequest::split(&spec);
+    let request = request.write()?;
+    let fds = std::iter::once(request.as_fd()).chain(named).chain(spec.inherited.iter().map(AsFd::as_fd));
     // The channel accepts the message before the reader exists.
     channel.send(&[ORDER], &fds.collect::<Vec<_>>())?;
     let spawned = spawn(SpawnSpec {
@@ -102,7 +102,7 @@ pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<Started> {
         files_limit: None,
     })?;
     match wait_for_exec(&channel, spec.seccomp.is_some()) {
-        Ok(notify) => Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify }),
+        Ok(notify) => Ok(StartedProgram { pid: spawned.pid, pidfd: spawned.pidfd, notify }),
         Err(error) => {
             end(&spawned);
             Err(error)
@@ -168,11 +168,11 @@ struct ExecRequest {
 enum ExecReply {
     /// With the notify descriptor, if requested.
     Executing,
-    Failed(Failed),
+    Failed(ExecFailure),
 }
 
 #[derive(Serialize, Deserialize)]
-struct Failed {
+struct ExecFailure {
     code: Option<i32>,
     text: String,
 }
@@ -180,7 +180,7 @@ struct Failed {
 impl ExecRequest {
     /// Returns the order and its descriptors.
     fn split(spec: &Spec) -> (ExecRequest, Vec<BorrowedFd<'_>>) {
-        let order = ExecRequest {
+        let request = ExecRequest {
             parent: std::process::id(),
             binary: spec.binary.clone().into(),
             args: spec.args.clone(),
@@ -190,7 +190,7 @@ impl ExecRequest {
             seccomp: spec.seccomp,
             files_limit: spec.files_limit,
         };
-        (order, spec.listeners.iter().map(|(_, fd)| fd.as_fd()).collect())
+        (request, spec.listeners.iter().map(|(_, fd)| fd.as_fd()).collect())
     }
 
     fn write(&self) -> io::Result<File> {
@@ -207,7 +207,7 @@ impl ExecRequest {
     }
 }
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for ExecFailure {
     fn from(error: io::Error) -> Self {
         // Custom errors have no errno, but a kind that was derived from one.
         let code = match error.kind() {
@@ -220,8 +220,8 @@ impl From<io::Error> for Failed {
     }
 }
 
-impl From<Failed> for io::Error {
-    fn from(failed: Failed) -> io::Error {
+impl From<ExecFailure> for io::Error {
+    fn from(failed: ExecFailure) -> io::Error {
         let kind = failed.code.map_or(io::ErrorKind::Other, |code| io::Error::from_raw_os_error(code).kind());
         io::Error::new(kind, failed.text)
     }
@@ -242,20 +242,20 @@ pub fn main() -> ExitCode {
 }
 
 fn become_program(channel: &mut Channel) -> io::Result<Infallible> {
-    let (order, fds) = receive(channel)?;
-    die_with(order.parent)?;
-    let (binary, working_dir) = (Path::new(&order.binary), Path::new(&order.working_dir));
+    let (request, fds) = receive(channel)?;
+    die_with(request.parent)?;
+    let (binary, working_dir) = (Path::new(&request.binary), Path::new(&request.working_dir));
     set_current_dir(working_dir).map_err(|error| explain(binary, working_dir, error))?;
-    let path = c_string(order.binary.clone())?;
-    let args = std::iter::once(Ok(path.clone())).chain(order.args.iter().cloned().map(c_string));
+    let path = c_string(request.binary.clone())?;
+    let args = std::iter::once(Ok(path.clone())).chain(request.args.iter().cloned().map(c_string));
     let args = args.collect::<io::Result<Vec<_>>>()?;
-    let env = environment(&order)?;
+    let env = environment(&request)?;
 
-    let _above = lay_out(channel, fds, order.names.len())?;
-    if let Some(current) = order.files_limit {
+    let _above = lay_out(channel, fds, request.names.len())?;
+    if let Some(current) = request.files_limit {
         set_files_limit(current)?;
     }
-    let notify = order.seccomp.map(seccomp::install).transpose()?;
+    let notify = request.seccomp.map(seccomp::install).transpose()?;
     let notify_fd: Vec<_> = notify.iter().map(AsFd::as_fd).collect();
     channel.send(&serde_json::to_vec(&ExecReply::Executing)?, &notify_fd)?;
     Err(explain(binary, working_dir, execute(&path, &args, &env)))
@@ -270,8 +270,8 @@ fn receive(channel: &Channel) -> io::Result<(ExecRequest, Vec<OwnedFd>)> {
         return Err(io::Error::other(text));
     }
     let mut fds = packet.fds.into_iter();
-    let order = ExecRequest::read(File::from(fds.next().ok_or_else(gone)?))?;
-    Ok((order, fds.collect()))
+    let request = ExecRequest::read(File::from(fds.next().ok_or_else(gone)?))?;
+    Ok((request, fds.collect()))
 }
 
 /// If the parent ended before the kernel registered the signal, nothing is started.
@@ -301,12 +301,12 @@ fn lay_out(channel: &mut Channel, mut fds: Vec<OwnedFd>, listeners: usize) -> io
     Ok(kept)
 }
 
-fn environment(order: &ExecRequest) -> io::Result<Vec<CString>> {
+fn environment(request: &ExecRequest) -> io::Result<Vec<CString>> {
     let known = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
-    let values = [std::process::id().to_string(), order.names.len().to_string(), order.names.join(":")];
-    let own = known.iter().zip(values).filter(|_| !order.names.is_empty());
+    let values = [std::process::id().to_string(), request.names.len().to_string(), request.names.join(":")];
+    let own = known.iter().zip(values).filter(|_| !request.names.is_empty());
     let own = own.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let given = order.env.iter().filter(|(name, _)| known.iter().all(|known| name != known)).cloned();
+    let given = request.env.iter().filter(|(name, _)| known.iter().all(|known| name != known)).cloned();
     given
         .chain(own)
         .map(|(mut variable, value)| {

@@ -183,7 +183,7 @@ pub(crate) fn end_what_is_left(trace: &Path) -> io::Result<BTreeSet<u32>> {
         super::WAITS,
         super::REFUSED,
         super::DRAINS,
-        super::OVER,
+        super::MAIN_EXIT,
         super::SIDE,
         FIRST,
     ] {

@@ -24,7 +24,7 @@ pub(super) struct ResourceUsage {
     /// Bytes from and to disks, as far as they are visible.
     disk: u64,
     /// A process waits for a disk.
-    waits: bool,
+    waits_for_disk: bool,
 }
 
 impl ResourceUsage {
@@ -34,11 +34,11 @@ impl ResourceUsage {
         let cpu = pids.iter().filter_map(|pid| cpu_time_of(*pid)).sum();
         let disk = pids.iter().filter_map(|pid| disk_bytes_of(*pid)).sum();
         let waits = pids.iter().any(|pid| is_waiting_for_disk(*pid));
-        Self { pids, cpu, disk, waits }
+        Self { pids, cpu, disk, waits_for_disk: waits }
     }
 
     fn has_worked_since(&self, before: &Self) -> bool {
-        self.waits
+        self.waits_for_disk
             || self.pids != before.pids
             || self.disk != before.disk
             || self.cpu.saturating_sub(before.cpu) > CPU_AT_REST
@@ -49,19 +49,19 @@ impl ResourceUsage {
 #[derive(Debug)]
 pub(super) struct IdlePeriod {
     since: Instant,
-    used: ResourceUsage,
+    usage: ResourceUsage,
 }
 
 impl IdlePeriod {
     /// It begins now.
     pub(super) fn begin(now: Instant) -> Self {
-        Self { since: now, used: ResourceUsage::default() }
+        Self { since: now, usage: ResourceUsage::default() }
     }
 
     /// Returns how long the program rests after this look. Work between two looks counts.
-    pub(super) fn look(&mut self, now: Instant, used: ResourceUsage) -> Duration {
-        if used.has_worked_since(&self.used) {
-            *self = Self { since: now, used };
+    pub(super) fn update(&mut self, now: Instant, used: ResourceUsage) -> Duration {
+        if used.has_worked_since(&self.usage) {
+            *self = Self { since: now, usage: used };
         }
         now.saturating_duration_since(self.since)
     }
@@ -74,22 +74,22 @@ mod tests {
     #[test]
     fn a_program_rests_only_while_it_does_nothing() {
         let ms = Duration::from_millis;
-        let idle = ResourceUsage { pids: vec![7], cpu: ms(1_000), disk: 4096, waits: false };
+        let idle = ResourceUsage { pids: vec![7], cpu: ms(1_000), disk: 4096, waits_for_disk: false };
         for (what, later, is_rest) in [
             ("nothing", idle.clone(), true),
             ("what a process uses that only waits", ResourceUsage { cpu: ms(1_060), ..idle.clone() }, true),
             ("processor time", ResourceUsage { cpu: ms(1_070), ..idle.clone() }, false),
             ("a disk", ResourceUsage { disk: 8192, ..idle.clone() }, false),
-            ("a disk that does not answer", ResourceUsage { waits: true, ..idle.clone() }, false),
+            ("a disk that does not answer", ResourceUsage { waits_for_disk: true, ..idle.clone() }, false),
             ("another process", ResourceUsage { pids: vec![7, 8], ..idle.clone() }, false),
             ("the end of a process", ResourceUsage { pids: vec![], cpu: ms(0), ..idle.clone() }, false),
         ] {
             let now = Instant::now();
             let mut rest = IdlePeriod::begin(now);
-            assert_eq!(rest.look(now + ms(500), idle.clone()), Duration::ZERO, "it has begun");
-            let rests = rest.look(now + ms(20_500), later.clone());
+            assert_eq!(rest.update(now + ms(500), idle.clone()), Duration::ZERO, "it has begun");
+            let rests = rest.update(now + ms(20_500), later.clone());
             assert_eq!(rests, if is_rest { ms(20_000) } else { Duration::ZERO }, "{what}");
-            let rests = rest.look(now + ms(60_500), ResourceUsage { waits: false, ..later });
+            let rests = rest.update(now + ms(60_500), ResourceUsage { waits_for_disk: false, ..later });
             let wanted = if is_rest { ms(60_000) } else { ms(40_000) };
             assert_eq!(rests, wanted, "{what}");
         }
@@ -102,7 +102,7 @@ mod tests {
         for second in 1..=600_u64 {
             let cpu = Duration::from_millis(5 * second);
             let used = ResourceUsage { pids: vec![7], cpu, ..ResourceUsage::default() };
-            let rests = rest.look(now + Duration::from_secs(second), used);
+            let rests = rest.update(now + Duration::from_secs(second), used);
             assert!(rests < Duration::from_secs(20), "{rests:?} after {second} s");
         }
     }

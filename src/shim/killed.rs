@@ -16,7 +16,7 @@ const READ_MAX_BYTES: u64 = 64 << 10;
 
 /// Appends to the file, one JSON object per line. `own` is the path of a shim's files, without extension.
 pub(super) fn note(own: &Path, killed: &[Killed]) -> io::Result<()> {
-    let (mut before, beside) = (Vec::new(), aside(own));
+    let (mut before, beside) = (Vec::new(), temporary_path(own));
     let lines: Vec<String> = killed.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
     loop {
         before.extend(taken(own));
@@ -38,7 +38,7 @@ pub(crate) fn take(own: &Path) -> Vec<Killed> {
 
 /// The content of the file. It is renamed first, so that nothing is appended after the read.
 fn taken(own: &Path) -> Vec<u8> {
-    let (path, aside, mut text) = (own.with_extension(ENDING), aside(own), Vec::new());
+    let (path, aside, mut text) = (own.with_extension(ENDING), temporary_path(own), Vec::new());
     let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
     if is_file && fs::rename(&path, &aside).is_ok() {
         if let Ok(file) = regular::open_to_read(&aside) {
@@ -51,7 +51,7 @@ fn taken(own: &Path) -> Vec<u8> {
 }
 
 /// A unique name next to the file.
-fn aside(own: &Path) -> PathBuf {
+fn temporary_path(own: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     own.with_extension(format!("{ENDING}-{}-{count}", std::process::id()))

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::bounded::look_at;
+use super::bounded::inspect_all;
 use crate::sys::path::hold;
 use crate::sys::process::{ProcessId, ProcessPosition, Signal, has_ended, kill, pidfd_open, place_of};
 use crate::sys::regular;
@@ -124,7 +124,7 @@ impl ProcessMarks {
             session: self.first.as_ref().filter(|first| !first.is_reused()).map(|first| first.process.pid),
             since: self.first.as_ref().map_or(0, |first| first.process.start_ticks),
         };
-        let all = look_at(pids.filter(|pid| *pid != this).collect(), move |pid| search.look(pid))?;
+        let all = inspect_all(pids.filter(|pid| *pid != this).collect(), move |pid| search.position_of(pid))?;
         let all = all.into_iter().filter_map(|(pid, look)| Some((pid, look?)));
         let all: BTreeMap<u32, (ProcessPosition, bool)> = all.collect();
         let mut found: BTreeSet<u32> =
@@ -159,7 +159,7 @@ struct Search {
 
 impl Search {
     /// Where a process is, and whether it has a mark. `None` if it has ended.
-    fn look(&self, pid: u32) -> Option<(ProcessPosition, bool)> {
+    fn position_of(&self, pid: u32) -> Option<(ProcessPosition, bool)> {
         let place = place_of(pid).filter(|_| !has_ended(pid))?;
         let is_young = place.start_ticks >= self.since;
         let is_one = self.wanted.as_ref().is_some_and(|wanted| wanted.is_open_in(pid))

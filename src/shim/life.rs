@@ -131,23 +131,23 @@ pub(super) enum Outsider {
 
 /// The machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Life {
+pub(super) struct Lifecycle {
     state: LifeState,
     /// The main process, whose end is the program's end; kept while the program is ending. For a daemon, the last
     /// process that ends.
-    counts: Option<u32>,
+    decisive: Option<u32>,
     /// Its exit status.
     exit: Option<Exit>,
 }
 
-impl Default for Life {
+impl Default for Lifecycle {
     /// A program that was not started.
     fn default() -> Self {
-        Self { state: LifeState::Absent, counts: None, exit: None }
+        Self { state: LifeState::Absent, decisive: None, exit: None }
     }
 }
 
-impl Life {
+impl Lifecycle {
     /// The current state.
     pub(super) fn state(self) -> LifeState {
         self.state
@@ -221,7 +221,7 @@ impl Life {
     fn started(&mut self, main: u32) -> Vec<LifeAction> {
         match self.state {
             LifeState::Absent | LifeState::Ended => {
-                *self = Self { state: LifeState::Spawned { main }, counts: Some(main), exit: None };
+                *self = Self { state: LifeState::Spawned { main }, decisive: Some(main), exit: None };
                 vec![LifeAction::Watch(main)]
             }
             LifeState::Spawned { .. }
@@ -253,7 +253,7 @@ impl Life {
             | LifeState::Adopted { .. }
             | LifeState::Daemonised { .. } => {
                 let state = LifeState::Adopted { main: pid, serves: self.serves() };
-                *self = Self { state, counts: Some(pid), exit: None };
+                *self = Self { state, decisive: Some(pid), exit: None };
                 vec![LifeAction::Watch(pid)]
             }
             LifeState::Absent | LifeState::Leaving { .. } | LifeState::Ended => Vec::new(),
@@ -262,7 +262,7 @@ impl Life {
 
     fn exited(&mut self, pid: u32, exit: Option<Exit>) -> Vec<LifeAction> {
         // If its exit status is known already, it ended before the request.
-        let is_last_word = self.counts.is_none_or(|counts| counts == pid && self.exit.is_none());
+        let is_last_word = self.decisive.is_none_or(|counts| counts == pid && self.exit.is_none());
         if is_last_word && self.lives() {
             self.exit = exit;
         }
@@ -274,7 +274,7 @@ impl Life {
             LifeState::Spawned { .. } | LifeState::Known { .. }
                 if exit.is_some_and(|exit| exit.code == Some(0)) =>
             {
-                (self.state, self.counts) = (LifeState::Daemonised { serves }, None);
+                (self.state, self.decisive) = (LifeState::Daemonised { serves }, None);
                 Vec::new()
             }
             _ => {

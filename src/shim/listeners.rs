@@ -18,14 +18,14 @@ use handoff_protocol::message::Mode;
 use sides::{STATE, read_state, write_state};
 pub(crate) use sides::{active_side, forget_sides, note_joined};
 
-use super::inject::copy_told;
+use super::inject::copy_datagram_information;
 use super::lost;
 use super::own;
 use super::shim_config::ShimConfig;
 use crate::config::ListenAddress;
 use crate::slots::{
     Access, Handshakes, ListenerPair, Pair, PairState, Side, SlotError, UnixPathTarget, drop_unread,
-    is_alive, lengthen_queue, mend_names, set_access, unread_bytes, waiting_at,
+    is_alive, lengthen_queue, restore_names, set_access, unread_bytes, waiting_at,
 };
 use crate::sys::descriptor::inode;
 
@@ -122,7 +122,7 @@ impl Listeners {
         let path = self.own_path.with_extension(super::SIDE);
         let noted = serde_json::to_vec(&shared.used).map_err(io::Error::from);
         if let Err(error) = noted.and_then(|side| fs::write(&path, side)) {
-            say!("cannot report to the daemon where the program listens: {}: {error}", path.display());
+            log_line!("cannot report to the daemon where the program listens: {}: {error}", path.display());
         }
         self.reset_resting(&mut shared)
     }
@@ -180,8 +180,8 @@ impl Listeners {
     /// Records the targets of unix socket paths before the program starts.
     pub(super) fn prepare_places(&self) {
         for ((_, listener), address) in self.current().into_iter().flatten().zip(&self.addresses) {
-            if let Err(error) = mend_names(address, &listener) {
-                say!("{error}");
+            if let Err(error) = restore_names(address, &listener) {
+                log_line!("{error}");
             }
         }
         if let ListenerSlots::Own(_, places) = &self.slots {
@@ -192,27 +192,27 @@ impl Listeners {
     /// Restores the path of a unix socket that the program has removed. It may belong to another process or another
     /// slot.
     pub(super) fn put_back(&self, name: &str) -> Result<(), String> {
-        let told = |error: SlotError| error.to_string();
+        let text = |error: SlotError| error.to_string();
         match &self.slots {
             ListenerSlots::Own(_, places) => {
                 let at = self.names.iter().position(|known| known.as_str() == name);
-                let place = at.and_then(|at| Some((*lock(places).get(at)?)?.put_back(&self.addresses[at])));
-                place.unwrap_or(Ok(())).map_err(told)
+                let place = at.and_then(|at| Some((*lock(places).get(at)?)?.restore(&self.addresses[at])));
+                place.unwrap_or(Ok(())).map_err(text)
             }
             ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
                 let Some(pair) = &shared.pair else { return Ok(()) };
-                pair.put_back().map_err(told)
+                pair.restore_paths().map_err(text)
             }
         }
     }
 
     /// Checks for foreign sockets at the start of an upgrade, before any client waits for it.
-    pub(super) fn look(&self) {
+    pub(super) fn update_order(&self) {
         if let ListenerSlots::Shared(shared) = &self.slots
             && let Some(pair) = &mut lock(shared).pair
         {
-            pair.look();
+            pair.update_order();
         }
     }
 
@@ -236,7 +236,7 @@ impl Listeners {
 
     /// Number of connections that still wait for the program after the switch.
     pub(super) fn left_waiting(&self) -> Result<u32, String> {
-        let told = |error: SlotError| error.to_string();
+        let text = |error: SlotError| error.to_string();
         match &self.slots {
             ListenerSlots::Own(fds, _) => self
                 .addresses
@@ -245,10 +245,10 @@ impl Listeners {
                 .filter(|(address, fd)| is_alive(address, fd))
                 .map(|(address, fd)| waiting_at(address, fd))
                 .sum::<Result<_, _>>()
-                .map_err(told),
+                .map_err(text),
             ListenerSlots::Shared(shared) => {
                 let shared = lock(shared);
-                shared.pair.as_ref().map_or(Ok(0), |pair| pair.left_waiting(shared.used)).map_err(told)
+                shared.pair.as_ref().map_or(Ok(0), |pair| pair.left_waiting(shared.used)).map_err(text)
             }
         }
     }
@@ -288,20 +288,20 @@ impl Listeners {
     }
 
     /// Reports datagrams lost since the switch because no program read them.
-    pub(super) fn tell_of_lost(&self) {
+    pub(super) fn report_lost(&self) {
         let ListenerSlots::Shared(shared) = &self.slots else { return };
         let mut shared = lock(shared);
         match shared.lost() {
             Ok(lost) if lost > shared.lost_before => {
                 let count = lost - shared.lost_before;
                 self.note_lost(count);
-                say!(
+                log_line!(
                     "{count} datagrams were lost while no program read them; a larger net.core.rmem_max lets more of them wait"
                 );
                 shared.lost_before = lost;
             }
             Ok(_) => {}
-            Err(error) => say!("cannot find out how many datagrams were lost: {error}"),
+            Err(error) => log_line!("cannot find out how many datagrams were lost: {error}"),
         }
     }
 
@@ -315,11 +315,11 @@ impl Listeners {
         let unread = shared.drop_unread().map_err(|error| error.to_string())?;
         if unread > 0 {
             self.note_lost(unread);
-            say!("{unread} datagrams were lost: the program that has ended had not read them");
+            log_line!("{unread} datagrams were lost: the program that has ended had not read them");
         }
         let resting = shared.pair.as_ref().map(|pair| pair.queue_len(pair.state().active().other()));
         if let Some(Ok(waiting @ 1..)) = resting {
-            say!("{waiting} connections are reset: the program that has ended had not accepted them");
+            log_line!("{waiting} connections are reset: the program that has ended had not accepted them");
         }
         shared.reset_resting()
     }
@@ -327,7 +327,7 @@ impl Listeners {
     /// Records lost datagrams for the daemon.
     fn note_lost(&self, count: u32) {
         if let Err(error) = lost::note(&self.own_path, count) {
-            say!("cannot report to the daemon that {count} datagrams were lost: {error}");
+            log_line!("cannot report to the daemon that {count} datagrams were lost: {error}");
         }
     }
 
@@ -336,7 +336,7 @@ impl Listeners {
         if let ListenerSlots::Shared(shared) = &self.slots
             && let Some(Err(error)) = lock(shared).pair.as_ref().map(Pair::steer_again)
         {
-            say!("{error}");
+            log_line!("{error}");
         }
     }
 
@@ -354,7 +354,7 @@ impl Listeners {
 
 impl SharedSlots {
     fn take_over(&mut self) -> Result<(), String> {
-        let there = read_state(&self.file).map_err(|error| own::trouble(&self.file, "read", &error))?;
+        let there = read_state(&self.file).map_err(|error| own::own_error(&self.file, "read", &error))?;
         let mut state = there.unwrap_or_else(|| PairState::new(self.addresses));
         if self.pair.is_none() {
             self.pair = Some(Pair::hold(std::mem::take(&mut self.parts), state.clone()));
@@ -401,8 +401,8 @@ impl SharedSlots {
     /// Datagrams that wait for the next program must carry the information that this one requested.
     fn prepare_resting(&self) {
         for (used, resting) in self.pair.iter().flat_map(|pair| pair.datagram_sockets(self.used)) {
-            if let Err(error) = copy_told(used, resting) {
-                say!("cannot prepare the socket for the datagrams that wait: {error}");
+            if let Err(error) = copy_datagram_information(used, resting) {
+                log_line!("cannot prepare the socket for the datagrams that wait: {error}");
             }
         }
     }
@@ -431,10 +431,10 @@ impl SharedSlots {
         }
         let error = match write_state(&self.file, state) {
             Ok(()) => return Ok(()),
-            Err(error) => own::trouble(&self.file, "written", &error),
+            Err(error) => own::own_error(&self.file, "written", &error),
         };
         if there.unwrap_or_else(|| PairState::new(self.addresses)).steers_like(state) {
-            say!("{error}");
+            log_line!("{error}");
             return Ok(());
         }
         Err(error)

@@ -25,8 +25,8 @@
 //! if it were the program.
 
 /// Writes a message to the log of the service, on its own line.
-macro_rules! say {
-    ($($told:tt)*) => { $crate::shim::own::say(format_args!($($told)*)) };
+macro_rules! log_line {
+    ($($text:tt)*) => { $crate::shim::own::log_line(format_args!($($text)*)) };
 }
 
 mod bounded;
@@ -73,7 +73,7 @@ use crate::sys::signals::die_by;
 pub(crate) use files::{end_what_is_left, named};
 use listeners::Listeners;
 pub(crate) use listeners::{active_side, forget_sides, note_joined};
-pub(crate) use own::is_own_trouble;
+pub(crate) use own::is_own_error;
 use program::{Program, ProgramState};
 use runner::Runner;
 use shim_config::ShimConfig;
@@ -105,37 +105,37 @@ const REFUSED: &str = "refused";
 /// Extension of the file with the requests for which a drain waits.
 const DRAINS: &str = "drains";
 /// Extension of the file that says how the main process has ended, while others of the program are still ending.
-const OVER: &str = "over";
+const MAIN_EXIT: &str = "over";
 /// Maximum number of bytes to read of these.
-const TOLD_MAX_BYTES: u64 = 4096;
+const TEXT_MAX_BYTES: u64 = 4096;
 
 /// Why a shim's program has not bound its listeners, a clause; `own_path` is that of its configuration.
 pub(crate) fn waits_for(own_path: &Path) -> Option<String> {
-    told_in(&own_path.with_extension(WAITS))
+    read_text(&own_path.with_extension(WAITS))
 }
 
 /// The last ignored `MAINPID` for a shim's program, a clause.
 pub(crate) fn refused_by(own_path: &Path) -> Option<String> {
-    told_in(&own_path.with_extension(REFUSED))
+    read_text(&own_path.with_extension(REFUSED))
 }
 
 /// The requests for which the last drain of a shim's program waits, or has waited, a clause.
 pub(crate) fn drains_for(own_path: &Path) -> Option<String> {
-    told_in(&own_path.with_extension(DRAINS))
+    read_text(&own_path.with_extension(DRAINS))
 }
 
 /// How the main process of a shim's program has ended, if others of it are still ending, a clause.
-pub(crate) fn is_over(own_path: &Path) -> Option<String> {
-    told_in(&own_path.with_extension(OVER))
+pub(crate) fn main_exit(own_path: &Path) -> Option<String> {
+    read_text(&own_path.with_extension(MAIN_EXIT))
 }
 
-fn told_in(path: &Path) -> Option<String> {
+fn read_text(path: &Path) -> Option<String> {
     let is_short =
-        std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= TOLD_MAX_BYTES);
-    let told = is_short.then(|| std::fs::read_to_string(path).ok()).flatten()?;
-    let told: String = told.chars().filter(|it| !it.is_control()).collect();
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= TEXT_MAX_BYTES);
+    let text = is_short.then(|| std::fs::read_to_string(path).ok()).flatten()?;
+    let text: String = text.chars().filter(|it| !it.is_control()).collect();
     // It may be about to be written.
-    Some(told).filter(|told| !told.is_empty())
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// The connections of a shim's program when it received its stop signal; `own_path` is that of its configuration.
@@ -152,7 +152,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say!("{error}");
+            log_line!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -160,7 +160,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let config = ShimConfig::of_this_process()?;
-    let told = |error: service::Error| error.to_string();
+    let text = |error: service::Error| error.to_string();
     let system = |error: std::io::Error| error.to_string();
     // Started as /proc/self/exe, its name would be "exe".
     set_name(c"handoff-shim").map_err(|error| error.to_string())?;
@@ -168,10 +168,10 @@ fn run() -> Result<(), String> {
     let terminate = signal_fd(Signal::SIGTERM).map_err(system)?;
     let others = PASSED_ON.map(|signal| signal_fd(signal).map(|fd| (signal, fd)));
     let others = others.into_iter().collect::<Result<Vec<_>, _>>().map_err(system)?;
-    let mut starting = service::start().map_err(told)?;
+    let mut starting = service::start().map_err(text)?;
     let program = Program::new(config.clone()).map_err(system)?;
     watch_for_the_end(&program).map_err(system)?;
-    end_when_told(terminate, &program).map_err(system)?;
+    end_on_request(terminate, &program).map_err(system)?;
     pass_signals_on(others, &program).map_err(system)?;
     let leaving = Arc::clone(&program);
     starting.before_exit(move || {
@@ -200,7 +200,7 @@ fn serve(
     mode: Mode,
     config: &ShimConfig,
 ) -> Result<(), String> {
-    let told = |error: service::Error| error.to_string();
+    let text = |error: service::Error| error.to_string();
     let warm = config.program.warm && mode == Mode::Exclusive;
     let prepared = match mode {
         Mode::Overlap => runner.start(false).and_then(|()| runner.await_ready()),
@@ -215,14 +215,14 @@ fn serve(
     if warm {
         watch_parked(runner.program(), Arc::clone(&waits)).map_err(|error| error.to_string())?;
     }
-    let begun = starting.begin(data).map_err(told)?;
+    let begun = starting.begin(data).map_err(text)?;
     runner.program().learn(|_| waits.store(false, Ordering::SeqCst));
     let ready = match mode {
         Mode::Overlap => Ok(()),
         Mode::Exclusive => begin(&mut runner, warm),
     };
     match ready {
-        Ok(()) => begun.ready().map_err(told)?.run(runner).map(drop).map_err(told),
+        Ok(()) => begun.ready().map_err(text)?.run(runner).map(drop).map_err(text),
         Err(error) => Err(begun.unhealthy(&end_unfit(runner.program(), error)).to_string()),
     }
 }
@@ -231,7 +231,7 @@ fn serve(
 /// program. Returns the error.
 fn end_unfit(program: &Program, error: String) -> String {
     if let Err(left) = program.end_or_kill() {
-        say!("{left}");
+        log_line!("{left}");
     }
     error
 }
@@ -253,7 +253,7 @@ fn watch_for_the_end(program: &Arc<Program>) -> std::io::Result<()> {
     std::thread::Builder::new().name("handoff-end".to_owned()).spawn(move || {
         let exit = program.await_failure();
         program.forget();
-        say!("the program {exit}");
+        log_line!("the program {exit}");
         end_like(exit);
     })?;
     Ok(())
@@ -265,7 +265,7 @@ fn watch_parked(program: &Arc<Program>, waits: Arc<AtomicBool>) -> std::io::Resu
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-parked".to_owned()).spawn(move || {
         let Some(ended) = program.await_early_end(|| !waits.load(Ordering::SeqCst)) else { return };
-        say!("{ended}");
+        log_line!("{ended}");
         let _ = program.kill();
         program.forget();
         std::process::exit(1);
@@ -284,7 +284,7 @@ fn end_like(exit: Exit) -> ! {
 }
 
 /// SIGTERM is for the program: it ends in order, and the shim with it. A program that is held in its first bind is killed.
-fn end_when_told(terminate: std::os::fd::OwnedFd, program: &Arc<Program>) -> std::io::Result<()> {
+fn end_on_request(terminate: std::os::fd::OwnedFd, program: &Arc<Program>) -> std::io::Result<()> {
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-term".to_owned()).spawn(move || {
         while poll_one(&terminate, PollFlags::POLLIN, None).is_err() {}
@@ -295,7 +295,7 @@ fn end_when_told(terminate: std::os::fd::OwnedFd, program: &Arc<Program>) -> std
             (Ok(_), Some(exit)) => end_like(exit),
             (Ok(_), None) => std::process::exit(0),
             (Err(error), _) => {
-                say!("{error}");
+                log_line!("{error}");
                 std::process::exit(1)
             }
         }

@@ -51,7 +51,7 @@ impl Notify {
         let kind = if is_shut_off { NotifySocket::Abstract } else { kind };
         let (variable, path) = match kind {
             NotifySocket::Path => {
-                bind_for_all(&socket, path).map_err(|source| own::trouble(path, "made", &source))?;
+                bind_for_all(&socket, path).map_err(|source| own::own_error(path, "made", &source))?;
                 (path.as_os_str().to_owned(), Some(path.to_owned()))
             }
             NotifySocket::Abstract => {

@@ -6,38 +6,38 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::keeper::SAYS;
+use crate::keeper::LOG_PREFIX;
 
 /// Writes a message to the log. The program may have ended within a line, so a line break comes first, in one write with
 /// the message. If the program had completed its line, the keeper removes the empty line.
-pub(super) fn say(told: std::fmt::Arguments<'_>) {
+pub(super) fn log_line(message: std::fmt::Arguments<'_>) {
     // The log may have no reader any more.
-    let _ = io::stderr().write_all(format!("\n{SAYS}{told}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("\n{LOG_PREFIX}{message}\n").as_bytes());
 }
 
 /// Prefix of a clause about such a file.
 const BEGIN: &str = "handoff's own file ";
 
 /// A clause for a person: the file, the cause, and the file system that holds it.
-pub(super) fn trouble(path: &Path, what: &str, error: &io::Error) -> String {
+pub(super) fn own_error(path: &Path, what: &str, error: &io::Error) -> String {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let remedy = match error.kind() {
         StorageFull | QuotaExceeded => "make room there",
         ReadOnlyFilesystem => "make it writable",
-        _ => return told(path, what, error),
+        _ => return describe_error(path, what, error),
     };
     let directory = path.parent().unwrap_or(path);
     let disk = Mount::of(directory).map_or_else(String::new, |disk| format!(" is on {disk}"));
-    format!("{}; {}{disk}: {remedy}", told(path, what, error), directory.display())
+    format!("{}; {}{disk}: {remedy}", describe_error(path, what, error), directory.display())
 }
 
-fn told(path: &Path, what: &str, error: &dyn Display) -> String {
+fn describe_error(path: &Path, what: &str, error: &dyn Display) -> String {
     format!("{BEGIN}{} cannot be {what}: {error}", path.display())
 }
 
 /// Whether a message of a shim is about such a file, not about its program.
-pub(crate) fn is_own_trouble(told: &str) -> bool {
-    told.starts_with(BEGIN)
+pub(crate) fn is_own_error(message: &str) -> bool {
+    message.starts_with(BEGIN)
 }
 
 /// A file system, its device, and its mount point.
@@ -94,24 +94,24 @@ mod tests {
 
     #[test]
     fn the_nearest_mount_of_the_disk_is_named() {
-        let told = |device, path: &str| {
+        let message = |device, path: &str| {
             Mount::among(MOUNTS, device, Path::new(path)).map(|disk| disk.to_string()).unwrap_or_default()
         };
-        assert_eq!(told("0:26", "/run/handoff/adopt"), "the file system tmpfs (tmpfs) at /run");
-        assert_eq!(told("254:0", "/run/x/y"), "the file system /dev/vda (ext4) at /run/x");
-        assert_eq!(told("254:0", "/var"), "the file system /dev/vda (ext4) at /");
-        assert_eq!(told("0:99", "/var"), "");
+        assert_eq!(message("0:26", "/run/handoff/adopt"), "the file system tmpfs (tmpfs) at /run");
+        assert_eq!(message("254:0", "/run/x/y"), "the file system /dev/vda (ext4) at /run/x");
+        assert_eq!(message("254:0", "/var"), "the file system /dev/vda (ext4) at /");
+        assert_eq!(message("0:99", "/var"), "");
         assert!(Mount::of(&std::env::temp_dir()).is_some());
     }
 
     #[test]
     fn an_error_about_a_file_of_handoff_differs_from_one_about_a_program() {
         let full = io::Error::from_raw_os_error(28);
-        let said = trouble(&std::env::temp_dir().join("x.tree"), "made", &full);
+        let said = own_error(&std::env::temp_dir().join("x.tree"), "made", &full);
         assert!(
-            is_own_trouble(&said) && said.contains("No space left") && said.contains("make room"),
+            is_own_error(&said) && said.contains("No space left") && said.contains("make room"),
             "{said}"
         );
-        assert!(!is_own_trouble("the program exited with code 28 before it was ready"));
+        assert!(!is_own_error("the program exited with code 28 before it was ready"));
     }
 }

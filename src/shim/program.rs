@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::exec::{self, Spec};
 use super::files::notify_path;
 use super::leftovers::{self, FIRST, FirstProcess};
-use super::life::{Life, LifeAction, LifeEvent, LifeState};
+use super::life::{LifeAction, LifeEvent, LifeState, Lifecycle};
 use super::shim_config::{ShimConfig, VARIABLE};
 use super::unmatched::UnmatchedBind;
 use handoff_protocol::ids::ID_VARIABLE;
@@ -42,7 +42,7 @@ pub(super) struct Program {
     this: Weak<Self>,
     /// The program's limit of open files.
     files_limit: u64,
-    known: Mutex<ProgramState>,
+    state: Mutex<ProgramState>,
     changed: Condvar,
     /// Held from a kill until it is on record, so that no other thread ends the shim in between.
     killing: Mutex<()>,
@@ -54,7 +54,7 @@ pub(super) struct Program {
 #[derive(Debug, Default)]
 pub(super) struct ProgramState {
     /// The state of its life.
-    pub(super) life: Life,
+    pub(super) life: Lifecycle,
     /// A process whose end matters however it comes, and its exit status.
     pub(super) watched: Option<(u32, Option<Exit>)>,
     /// The program has failed, and so has the shim.
@@ -64,9 +64,9 @@ pub(super) struct ProgramState {
     /// It is held in its first bind, or will be.
     pub(super) is_held: bool,
     /// When its end was requested, and when it may be killed.
-    asked: Option<(Instant, Instant)>,
+    ending_since: Option<(Instant, Instant)>,
     /// Processes that got the stop signal.
-    told: BTreeSet<u32>,
+    signalled: BTreeSet<u32>,
     /// Whether any process was seen with a listener.
     was_served: bool,
     /// Processes that a thread watches.
@@ -86,7 +86,7 @@ pub(super) struct ProgramState {
     /// The listeners that it was seen to bind, or in whose bind it is held.
     pub(super) bound: Vec<String>,
     /// Bound addresses that are not listeners of the service.
-    pub(super) elsewhere: Vec<UnmatchedBind>,
+    pub(super) unmatched: Vec<UnmatchedBind>,
 }
 
 /// What a start needs besides the configuration.
@@ -115,7 +115,7 @@ impl Program {
             config,
             this: Weak::clone(this),
             files_limit,
-            known: Mutex::default(),
+            state: Mutex::default(),
             killing: Mutex::default(),
             searches: Mutex::default(),
             changed: Condvar::new(),
@@ -156,7 +156,7 @@ impl Program {
         known.life.step(LifeEvent::Started(started.pid));
         self.note_pid(started.pid);
         // Remove the message about an earlier program.
-        for extension in [super::REFUSED, super::OVER] {
+        for extension in [super::REFUSED, super::MAIN_EXIT] {
             let _ = fs::remove_file(self.config.own_path.with_extension(extension));
         }
         self.changed.notify_all();
@@ -171,7 +171,7 @@ impl Program {
         let first = FirstProcess { process: process.clone(), trace: self.trace_path() };
         let path = self.config.own_path.with_extension(FIRST);
         if let Err(error) = first.note(&path) {
-            say!("cannot write {}: {error}", path.display());
+            log_line!("cannot write {}: {error}", path.display());
         }
         Some(process)
     }
@@ -188,20 +188,20 @@ impl Program {
         // The daemon may read it at any time.
         let written = fs::write(&beside, format!("{pid}\n")).and_then(|()| fs::rename(&beside, &path));
         if let Err(error) = written {
-            say!("cannot write {}: {error}", path.display());
+            log_line!("cannot write {}: {error}", path.display());
         }
     }
 
-    /// Waits until `look` returns a value, or until the limit. Calls it again after every change.
+    /// Waits until `inspect` returns a value, or until the limit. Calls it again after every change.
     pub(super) fn wait<T>(
         &self,
         limit: Option<Duration>,
-        mut look: impl FnMut(&ProgramState) -> Option<T>,
+        mut inspect: impl FnMut(&ProgramState) -> Option<T>,
     ) -> Option<T> {
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut known = self.known();
         loop {
-            if let Some(found) = look(&known) {
+            if let Some(found) = inspect(&known) {
                 return Some(found);
             }
             known = match until {
@@ -245,9 +245,9 @@ impl Program {
     }
 
     /// Notifies it of the drain, if it is configured for that.
-    pub(super) fn tell_of_drain(&self) {
-        if let Some(told) = self.config.program.drain_signal {
-            self.receivers().into_iter().for_each(|pid| send(pid, told.signal()));
+    pub(super) fn signal_drain(&self) {
+        if let Some(signal) = self.config.program.drain_signal {
+            self.receivers().into_iter().for_each(|pid| send(pid, signal.signal()));
         }
     }
 
@@ -291,7 +291,7 @@ impl Program {
 
     /// Processes one event, and performs the actions. Returns them.
     fn feed(&self, event: LifeEvent) -> Vec<LifeAction> {
-        let (mut before, mut after, mut actions) = (Life::default(), LifeState::Absent, Vec::new());
+        let (mut before, mut after, mut actions) = (Lifecycle::default(), LifeState::Absent, Vec::new());
         self.learn(|known| {
             // Not read before: the first process may end in the meantime, and then another one must be asked.
             before = known.life;
@@ -311,10 +311,10 @@ impl Program {
         if let (LifeEvent::Exited(pid, exit), LifeState::Leaving { wanted: false, .. }) = (event, after)
             && before.main() == Some(pid)
         {
-            self.note_over(pid, exit);
+            self.note_main_exit(pid, exit);
         }
         if let (LifeEvent::Exited(_, exit), LifeState::Daemonised { serves: true }) = (event, after) {
-            self.look_whether_served(exit);
+            self.check_served(exit);
         }
         for action in &actions {
             match action {
@@ -328,11 +328,11 @@ impl Program {
     }
 
     /// Reports the end of the main process: the rest of the program may take its time to end.
-    fn note_over(&self, pid: u32, exit: Option<Exit>) {
+    fn note_main_exit(&self, pid: u32, exit: Option<Exit>) {
         let how = exit.map_or_else(|| "has ended".to_owned(), |exit| exit.to_string());
-        let path = self.config.own_path.with_extension(super::OVER);
+        let path = self.config.own_path.with_extension(super::MAIN_EXIT);
         if let Err(error) = fs::write(&path, format!("process {pid} {how}")) {
-            say!("cannot write {}: {error}", path.display());
+            log_line!("cannot write {}: {error}", path.display());
         }
     }
 
@@ -342,15 +342,15 @@ impl Program {
             let _ = fs::remove_file(notify_path(&self.config.own_path));
             let trace = self.trace_path();
             FirstProcess::forget(&self.config.lock_path().with_extension(FIRST), &trace);
-            use super::{DRAINS, LEFT, OVER, PID, REFUSED, SIDE, TRACE, WAITS};
-            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, OVER, TRACE] {
+            use super::{DRAINS, LEFT, MAIN_EXIT, PID, REFUSED, SIDE, TRACE, WAITS};
+            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, MAIN_EXIT, TRACE] {
                 let _ = fs::remove_file(self.config.own_path.with_extension(extension));
             }
         }
     }
 
     fn known(&self) -> MutexGuard<'_, ProgramState> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reaps forever: the program, and its orphans.

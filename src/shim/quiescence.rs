@@ -27,7 +27,7 @@ use crate::config::DrainCondition;
 const STILL: Duration = Duration::from_millis(5);
 
 /// Maximum number of failed attempts to stop a program: a busy machine may stop it late.
-const HOLDS: u8 = 3;
+const STOP_ATTEMPTS_MAX: u8 = 3;
 
 /// Time limits of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub(super) struct SurveySummary {
     /// A request is in progress.
     pub(super) work: bool,
     /// All requests in progress are uncertain, and the kernel can be asked about them.
-    pub(super) unsure: bool,
+    pub(super) uncertain: bool,
     /// An unread request waits.
     pub(super) waiting: bool,
     /// The held-back input may be the rest of a request in progress.
@@ -86,7 +86,7 @@ pub(super) enum RunningStep {
     /// Survey again soon.
     Wait,
     /// Stop the program, and survey at once.
-    Hold,
+    StopProgram,
     /// End the program.
     End,
 }
@@ -102,7 +102,7 @@ pub(super) enum StoppedStep {
         all: bool,
     },
     /// Continue the program.
-    LetGo,
+    Continue,
 }
 
 /// The table.
@@ -112,15 +112,15 @@ pub(super) struct Quiescence {
     pub(super) limits: QuiescenceLimits,
     pub(super) held_back: HeldBack,
     /// Number of failed attempts to stop the program.
-    pub(super) vain: u8,
+    pub(super) failed_stops: u8,
 }
 
 impl Quiescence {
     /// After a survey of the running program. `after` counts from the time when no client was in transit, or before
     /// that from the first survey.
-    pub(super) fn running(&self, after: Duration, seen: SurveySummary) -> RunningStep {
+    pub(super) fn running(&self, after: Duration, summary: SurveySummary) -> RunningStep {
         let clean_is_over = after >= self.limits.clean;
-        match (self.drain, seen) {
+        match (self.drain, summary) {
             (_, SurveySummary { settled: false, .. }) if after < self.limits.settle => RunningStep::Wait,
             (_, SurveySummary { settled: false, .. }) => RunningStep::End,
             _ if after >= self.limit() => RunningStep::End,
@@ -130,8 +130,8 @@ impl Quiescence {
             }
             (DrainCondition::Connections, _) if after < self.limits.connections => RunningStep::Wait,
             // Unread data is known only while the program is stopped.
-            (_, _) if clean_is_over && (self.can_hold_back() || seen.stuck) => RunningStep::Hold,
-            (_, SurveySummary { work: true, unsure: true, still: true, .. }) => RunningStep::Hold,
+            (_, _) if clean_is_over && (self.can_hold_back() || summary.stuck) => RunningStep::StopProgram,
+            (_, SurveySummary { work: true, uncertain: true, still: true, .. }) => RunningStep::StopProgram,
             (
                 _,
                 SurveySummary { work: true, .. }
@@ -139,32 +139,32 @@ impl Quiescence {
                 | SurveySummary { paused: true, .. },
             ) => RunningStep::Wait,
             (_, SurveySummary { waiting: true, .. }) if !clean_is_over => RunningStep::Wait,
-            (_, _) => RunningStep::Hold,
+            (_, _) => RunningStep::StopProgram,
         }
     }
 
     /// After a survey of the stopped program.
-    pub(super) fn held(&self, after: Duration, seen: SurveySummary) -> StoppedStep {
+    pub(super) fn held(&self, after: Duration, summary: SurveySummary) -> StoppedStep {
         let clean_is_over = after >= self.limits.clean;
-        match seen {
+        match summary {
             SurveySummary { work: false, still: true, paused: false, waiting: false, .. } => StoppedStep::End,
             SurveySummary { work: false, still: true, paused: false, waiting: true, .. } if clean_is_over => {
                 StoppedStep::End
             }
-            _ if clean_is_over && (self.can_hold_back() || seen.stuck) => {
+            _ if clean_is_over && (self.can_hold_back() || summary.stuck) => {
                 StoppedStep::HoldBack { all: after >= self.limits.some }
             }
-            _ => StoppedStep::LetGo,
+            _ => StoppedStep::Continue,
         }
     }
 
     /// A part of the program did not stop. Attempts are limited: otherwise the rest would be stopped most of the time.
     pub(super) fn not_held(&mut self) -> StoppedStep {
-        self.vain += 1;
-        if self.vain >= HOLDS {
+        self.failed_stops += 1;
+        if self.failed_stops >= STOP_ATTEMPTS_MAX {
             self.held_back = HeldBack::Refused;
         }
-        StoppedStep::LetGo
+        StoppedStep::Continue
     }
 
     fn can_hold_back(&self) -> bool {
@@ -207,8 +207,12 @@ mod tests {
         held_back: ms(1000),
         connections: ms(2000),
     };
-    const REQUESTS: Quiescence =
-        Quiescence { drain: DrainCondition::Requests, limits: LIMITS, held_back: HeldBack::Nothing, vain: 0 };
+    const REQUESTS: Quiescence = Quiescence {
+        drain: DrainCondition::Requests,
+        limits: LIMITS,
+        held_back: HeldBack::Nothing,
+        failed_stops: 0,
+    };
     const DRAINS: [DrainCondition; 4] = [
         DrainCondition::Nothing,
         DrainCondition::LongRequests,
@@ -220,35 +224,39 @@ mod tests {
     fn all() -> impl Iterator<Item = (Quiescence, Duration, SurveySummary)> {
         let times = [0, 29, 30, 149, 150, 499, 500, 999, 1000, 1999, 2000, 2500, 3000, 3999, 4000, 60_000];
         let moments = DRAINS.into_iter().flat_map(|drain| {
-            HELD_BACK.map(|held_back| Quiescence { drain, limits: LIMITS, held_back, vain: 0 })
+            HELD_BACK.map(|held_back| Quiescence { drain, limits: LIMITS, held_back, failed_stops: 0 })
         });
         let looks = moments.flat_map(move |moment| times.map(|time| (moment, ms(time))));
         looks.flat_map(|(moment, time)| {
             (0..=255_u8).map(move |bits| {
                 let [settled, open, work, waiting, still, unsure, stuck, paused] =
                     [1, 2, 4, 8, 16, 32, 64, 128].map(|bit| bits & bit != 0);
-                (moment, time, SurveySummary { settled, open, work, unsure, waiting, stuck, still, paused })
+                (
+                    moment,
+                    time,
+                    SurveySummary { settled, open, work, uncertain: unsure, waiting, stuck, still, paused },
+                )
             })
         })
     }
 
     #[test]
     fn each_look_has_one_next_step() {
-        for (moment, after, seen) in all() {
-            let step = moment.running(after, seen);
-            let what = format!("{moment:?} {after:?} {seen:?}: {step:?}");
+        for (moment, after, summary) in all() {
+            let step = moment.running(after, summary);
+            let what = format!("{moment:?} {after:?} {summary:?}: {step:?}");
             if after >= ms(4000) {
                 assert_eq!(step, RunningStep::End, "the search is bounded: {what}");
-            } else if !seen.settled {
+            } else if !summary.settled {
                 assert_eq!(step, RunningStep::Wait, "a client is in transit: {what}");
             } else if matches!(moment.drain, DrainCondition::Nothing | DrainCondition::LongRequests) {
                 assert_eq!(step, RunningStep::End, "it finishes the rest itself: {what}");
             } else if step == RunningStep::End {
                 let is_over = after >= moment.limit();
-                assert!(is_over || !seen.open, "only a stopped program ends before the limit: {what}");
-            } else if step == RunningStep::Hold && (seen.work || seen.paused) {
+                assert!(is_over || !summary.open, "only a stopped program ends before the limit: {what}");
+            } else if step == RunningStep::StopProgram && (summary.work || summary.paused) {
                 assert!(
-                    moment.can_hold_back() || seen.work && seen.unsure || seen.stuck,
+                    moment.can_hold_back() || summary.work && summary.uncertain || summary.stuck,
                     "to hold it for nothing stops its clients: {what}"
                 );
             }
@@ -257,21 +265,21 @@ mod tests {
 
     #[test]
     fn a_held_program_is_told_if_nothing_is_under_way() {
-        for (moment, after, seen) in all() {
-            let held = moment.held(after, seen);
-            let what = format!("{moment:?} {after:?} {seen:?}: {held:?}");
+        for (moment, after, summary) in all() {
+            let held = moment.held(after, summary);
+            let what = format!("{moment:?} {after:?} {summary:?}: {held:?}");
             let is_clean = after < LIMITS.clean;
             match held {
                 StoppedStep::End => {
-                    assert!(!seen.work && seen.still && !seen.paused, "{what}");
-                    assert!(!seen.waiting || !is_clean, "{what}");
+                    assert!(!summary.work && summary.still && !summary.paused, "{what}");
+                    assert!(!summary.waiting || !is_clean, "{what}");
                 }
                 StoppedStep::HoldBack { all } => {
-                    assert!(!is_clean && (moment.can_hold_back() || seen.stuck), "{what}");
+                    assert!(!is_clean && (moment.can_hold_back() || summary.stuck), "{what}");
                     assert_eq!(all, after >= LIMITS.some, "{what}");
                 }
-                StoppedStep::LetGo => assert!(
-                    seen.work || !seen.still || seen.paused || seen.waiting && is_clean,
+                StoppedStep::Continue => assert!(
+                    summary.work || !summary.still || summary.paused || summary.waiting && is_clean,
                     "such a moment may not come again: {what}"
                 ),
             }
@@ -283,11 +291,19 @@ mod tests {
     fn a_program_that_cannot_be_held_is_told_soon() {
         let mut moment = REQUESTS;
         let [work, stuck, unsure, waiting, still] = [true, false, false, false, false];
-        let busy =
-            SurveySummary { settled: true, open: true, work, unsure, waiting, stuck, still, paused: false };
+        let busy = SurveySummary {
+            settled: true,
+            open: true,
+            work,
+            uncertain: unsure,
+            waiting,
+            stuck,
+            still,
+            paused: false,
+        };
         for after in [30, 135, 240] {
-            assert_eq!(moment.running(ms(after), busy), RunningStep::Hold, "{after}");
-            assert_eq!(moment.not_held(), StoppedStep::LetGo);
+            assert_eq!(moment.running(ms(after), busy), RunningStep::StopProgram, "{after}");
+            assert_eq!(moment.not_held(), StoppedStep::Continue);
         }
         for after in [345, 499] {
             assert_eq!(moment.running(ms(after), busy), RunningStep::Wait, "{after}");
@@ -303,27 +319,31 @@ mod tests {
             settled: true,
             open: true,
             work: true,
-            unsure: false,
+            uncertain: false,
             stuck: false,
             waiting: true,
             still: false,
             paused: false,
         };
         assert_eq!(moment.running(ms(10), busy), RunningStep::Wait);
-        assert_eq!(moment.running(ms(30), busy), RunningStep::Hold);
+        assert_eq!(moment.running(ms(30), busy), RunningStep::StopProgram);
         assert_eq!(moment.held(ms(30), busy), StoppedStep::HoldBack { all: false });
         moment.held_back = HeldBack::Some;
-        assert_eq!(moment.running(ms(35), busy), RunningStep::Hold, "one more connection can be held back");
+        assert_eq!(
+            moment.running(ms(35), busy),
+            RunningStep::StopProgram,
+            "one more connection can be held back"
+        );
         assert_eq!(moment.held(ms(150), busy), StoppedStep::HoldBack { all: true });
         moment.held_back = HeldBack::All;
         assert_eq!(moment.running(ms(155), busy), RunningStep::Wait);
         // The head of a response, and its body later.
         let paused = SurveySummary { work: false, still: true, paused: true, ..busy };
         assert_eq!(moment.running(ms(157), paused), RunningStep::Wait);
-        assert_eq!(moment.held(ms(157), paused), StoppedStep::LetGo);
+        assert_eq!(moment.held(ms(157), paused), StoppedStep::Continue);
         assert_eq!(moment.running(ms(1000), paused), RunningStep::End, "the search is bounded");
         let rest = SurveySummary { work: false, still: true, ..busy };
-        assert_eq!(moment.running(ms(160), rest), RunningStep::Hold);
+        assert_eq!(moment.running(ms(160), rest), RunningStep::StopProgram);
         assert_eq!(moment.held(ms(160), rest), StoppedStep::End);
     }
 }

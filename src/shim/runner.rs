@@ -51,7 +51,7 @@ const IN_GAP: QuiescenceLimits = QuiescenceLimits {
 /// The same if requests may be cut: clients wait in the meantime.
 const CUT_IN_GAP: QuiescenceLimits = QuiescenceLimits { held_back: Duration::from_secs(1), ..IN_GAP };
 /// The same while another program already serves, so no client waits.
-const BESIDE: QuiescenceLimits = QuiescenceLimits {
+const LIMITS_WHEN_REPLACED: QuiescenceLimits = QuiescenceLimits {
     clean: Duration::from_millis(300),
     some: Duration::from_millis(600),
     loose: Duration::from_millis(1500),
@@ -72,7 +72,7 @@ pub(super) struct Runner {
     listeners: Arc<Listeners>,
     census: Census,
     notify: Option<Notify>,
-    swap: Option<Arc<Injector>>,
+    current_listeners: Option<Arc<Injector>>,
     trace: Trace,
     lock: Option<ProgramLock>,
     /// Whether this process is dismissed before it was committed.
@@ -80,7 +80,7 @@ pub(super) struct Runner {
     /// Whether a seal has failed. A second seal then ends the program in any case.
     has_failed: bool,
     /// How often it could not be stopped in this drain.
-    vain: u8,
+    failed_stops: u8,
     /// The role of this process, for crash points.
     role: &'static str,
 }
@@ -103,7 +103,7 @@ impl Runner {
             .with_pauses(pause)
             .asking();
         let trace_path = program.trace_path();
-        let trace = Trace::leave(&trace_path).map_err(|error| own::trouble(&trace_path, "made", &error))?;
+        let trace = Trace::leave(&trace_path).map_err(|error| own::own_error(&trace_path, "made", &error))?;
         let listeners = Arc::new(listeners);
         let (swap, lock, role) = (None, None, "successor");
         let (refused, has_failed) = (false, false);
@@ -114,12 +114,12 @@ impl Runner {
             listeners,
             census,
             notify,
-            swap,
+            current_listeners: swap,
             trace,
             lock,
             refused,
             has_failed,
-            vain: 0,
+            failed_stops: 0,
             role,
         })
     }
@@ -147,7 +147,7 @@ impl Runner {
     fn opened_lock(&mut self) -> Result<ProgramLock, String> {
         let path = self.config.lock_path();
         let opened = self.lock.take().map_or_else(|| ProgramLock::open(path.clone()), Ok);
-        opened.map_err(|error| own::trouble(&path, "opened", &error))
+        opened.map_err(|error| own::own_error(&path, "opened", &error))
     }
 
     /// Starts the program. With `park` it is held in its first bind until [`Runner::release`].
@@ -187,7 +187,7 @@ impl Runner {
                 .name("handoff-inject".to_owned())
                 .spawn(move || running.run())
                 .map_err(error)?;
-            self.swap = Some(injector);
+            self.current_listeners = Some(injector);
         }
         Ok(())
     }
@@ -198,14 +198,14 @@ impl Runner {
         if let Some((lock, first)) = self.lock.as_ref().zip(first)
             && let Err(error) = lock.note(first, &self.program.trace_path())
         {
-            say!("cannot record the program for the next shim: {error}");
+            log_line!("cannot record the program for the next shim: {error}");
         }
     }
 
     /// Releases a held program.
     pub(super) fn release(&self) {
         self.program.learn(|known| known.is_held = false);
-        if let Some(swap) = &self.swap {
+        if let Some(swap) = &self.current_listeners {
             swap.release();
         }
     }
@@ -227,7 +227,7 @@ impl Runner {
         ready.unwrap_or(Ok(()))?;
         crash_point!("shim/{}/ready", self.role);
         self.listeners.lengthen_queues();
-        self.listeners.tell_of_lost();
+        self.listeners.report_lost();
         self.program.serves();
         Ok(())
     }
@@ -277,19 +277,19 @@ impl Runner {
         let (program, census, listeners) = (&self.program, &mut self.census, &self.listeners);
         let steer = || {
             if let Err(error) = listeners.steer_as_it_ends(|| program.lives()) {
-                say!("a foreign socket may get new connections until the program has ended: {error}");
+                log_line!("a foreign socket may get new connections until the program has ended: {error}");
             }
         };
         std::thread::scope(|scope| {
             if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, steer) {
-                say!("a foreign socket may get new connections until the program has ended: {error}");
+                log_line!("a foreign socket may get new connections until the program has ended: {error}");
             }
             // A program that handles the signal answers what it still reads; one that ends at once must not begin
             // anything.
-            program.end_meanwhile(grant, || census.let_in())
+            program.end_meanwhile(grant, || census.release_held_back())
         })?;
         crash_point!("shim/incumbent/ended");
-        self.swap = None;
+        self.current_listeners = None;
         if let Some(lock) = self.lock.take() {
             lock.forget(&self.program.trace_path());
         }
@@ -302,7 +302,7 @@ impl Runner {
         match self.mode {
             Mode::Exclusive => self.finish_alone(cut)?,
             Mode::Overlap if idle => {}
-            Mode::Overlap => self.await_the_moment(BESIDE, false),
+            Mode::Overlap => self.await_the_moment(LIMITS_WHEN_REPLACED, false),
         }
         Ok(())
     }
@@ -329,11 +329,11 @@ impl Runner {
 impl Server for Runner {
     fn drain(&mut self, drain: Drain) -> Result<(), BoxError> {
         self.role = "incumbent";
-        self.listeners.look();
+        self.listeners.update_order();
         self.refused = drain.is_refused();
-        self.program.tell_of_drain();
+        self.program.signal_drain();
         self.forget_waits();
-        self.vain = 0;
+        self.failed_stops = 0;
         let began = Instant::now();
         loop {
             let finished = match (self.mode, self.config.program.drain) {
@@ -353,7 +353,7 @@ impl Server for Runner {
                 return Ok(());
             }
             if drain.wait(DRAIN_TICK) {
-                self.tell_of_end();
+                self.report_end();
                 return Ok(());
             }
         }
@@ -365,7 +365,7 @@ impl Server for Runner {
         let _ = std::fs::remove_file(self.config.own_path.with_extension(LEFT));
         match self.finish(seal.may_cut()) {
             Err(error) if self.has_failed => {
-                say!("ending the program although {error}");
+                log_line!("ending the program although {error}");
             }
             finished => {
                 self.has_failed = finished.is_err();
@@ -375,7 +375,7 @@ impl Server for Runner {
         self.end(seal.grant().unwrap_or(self.config.stop_grace))?;
         // Late arrivals would wait forever.
         self.listeners.dismiss_left()?;
-        self.listeners.tell_of_lost();
+        self.listeners.report_lost();
         Ok(())
     }
 

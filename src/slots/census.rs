@@ -34,7 +34,7 @@ pub struct Census {
     /// The connection that made the last [`Census::is_empty`] return `false`.
     last: Option<HeldConnection>,
     /// The connections of the last survey.
-    accounts: HashMap<Cookie, TrackedConnection>,
+    tracked: HashMap<Cookie, TrackedConnection>,
     /// The connections whose further input is held back.
     held_back: HashMap<Cookie, InputGate>,
     /// Connections that were released because the held-back data was the rest of a request: how often, and when last.
@@ -70,7 +70,7 @@ pub struct Survey {
     /// Connections with a request in progress or about to arrive, as far as can be determined.
     pub work: usize,
     /// Those of them whose timestamps leave this open, while the kernel may know.
-    pub unsure: usize,
+    pub uncertain: usize,
     /// Connections with a request that no process has begun to read.
     pub waiting: usize,
     /// Connections where the rest of a request may be held back: see [`Census::hold_back`].
@@ -105,7 +105,7 @@ pub struct LongRequest {
 struct TrackedConnection {
     key: Key,
     holder: HeldSocket,
-    account: ConnectionWork,
+    work: ConnectionWork,
 }
 
 /// A connection used within this time counts as in use.
@@ -127,7 +127,7 @@ impl Census {
             addresses: addresses.to_vec(),
             diag,
             last: None,
-            accounts,
+            tracked: accounts,
             held_back,
             spared: HashMap::new(),
             may_ask: may_ask(),
@@ -165,22 +165,22 @@ impl Census {
 
     /// The current connections of the tree. Compare two results to find new ones.
     pub(crate) fn accepted(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<HashSet<Cookie>> {
-        let held = held_by(self.look(false)?, &tree())?;
+        let held = held_by(self.list(false)?, &tree())?;
         Ok(held.into_iter().map(|(found, _)| found.key.cookie()).collect())
     }
 
     /// Examines all connections of the tree. Repeated surveys at short intervals yield more than a single one: see
     /// `work.rs`.
     pub fn survey(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Survey> {
-        let found = held_by(self.look(true)?, &tree())?;
+        let found = held_by(self.list(true)?, &tree())?;
         let found = self.outer(found, &tree)?;
         let (now, asks) = (Instant::now(), self.asks && self.may_ask);
-        let mut before = std::mem::take(&mut self.accounts);
+        let mut before = std::mem::take(&mut self.tracked);
         for (found, holder) in found {
             let cookie = found.key.cookie();
-            let known = before.remove(&cookie).map(|known| known.account);
+            let known = before.remove(&cookie).map(|known| known.work);
             let account = ConnectionWork::next(known.as_ref(), &found, asks, now);
-            self.accounts.insert(cookie, TrackedConnection { key: found.key, holder, account });
+            self.tracked.insert(cookie, TrackedConnection { key: found.key, holder, work: account });
         }
         // One pass can miss a socket while others disappear.
         for (cookie, known) in before.into_iter().filter(|(_, known)| known.holder.is_held()) {
@@ -188,8 +188,8 @@ impl Census {
             if let Some(found) =
                 found.filter(|found| found.inode == known.holder.inode && found.is_connection())
             {
-                let account = ConnectionWork::next(Some(&known.account), &found, asks, now);
-                self.accounts.insert(cookie, TrackedConnection { account, ..known });
+                let account = ConnectionWork::next(Some(&known.work), &found, asks, now);
+                self.tracked.insert(cookie, TrackedConnection { work: account, ..known });
             }
         }
         Ok(self.summary(now))
@@ -199,14 +199,14 @@ impl Census {
     /// connection, it asks the kernel, if that answers (CAP_NET_ADMIN).
     pub fn survey_of_stopped(&mut self, tree: impl Fn() -> Vec<u32>) -> io::Result<Survey> {
         self.survey(tree)?;
-        for known in self.accounts.values_mut().filter(|known| known.account.is_open_question()) {
+        for known in self.tracked.values_mut().filter(|known| known.work.is_open_question()) {
             if !self.may_ask {
                 break;
             }
             let asked =
                 known.holder.duplicate().and_then(|socket| socket.map(ends_with_acknowledgment).transpose());
             match asked {
-                Ok(Some(is_answered)) => known.account.settle(is_answered),
+                Ok(Some(is_answered)) => known.work.settle(is_answered),
                 Ok(None) => {}
                 Err(_) => self.may_ask = false,
             }
@@ -225,11 +225,11 @@ impl Census {
     pub fn hold_back(&mut self, all: bool) -> io::Result<bool> {
         let now = Instant::now();
         let is_used = |account: &ConnectionWork| {
-            account.is_work() || account.waits() || now.saturating_duration_since(account.moved) < IN_USE
+            account.is_work() || account.waits() || now.saturating_duration_since(account.moved_at) < IN_USE
         };
         let mut is_all = all;
-        for (cookie, TrackedConnection { holder, account, .. }) in
-            self.accounts.iter().filter(|(_, known)| matches!(known.key, Key::Tcp { .. }))
+        for (cookie, TrackedConnection { holder, work: account, .. }) in
+            self.tracked.iter().filter(|(_, known)| matches!(known.key, Key::Tcp { .. }))
         {
             match self.held_back.get(cookie) {
                 Some(gate) if gate.is_in_the_way(account, now) && self.may_be_spared(cookie) => {
@@ -254,7 +254,7 @@ impl Census {
 
     /// Whether [`Census::hold_back`] could hold back the connections of the last survey: those of a unix socket cannot be.
     pub fn may_hold_back(&self) -> bool {
-        self.accounts.values().all(|known| {
+        self.tracked.values().all(|known| {
             matches!(known.key, Key::Tcp { .. }) && InputGate::may_be_closed(&known.holder, self.may_ask)
         })
     }
@@ -262,19 +262,19 @@ impl Census {
     /// The requests in progress at the last survey that are at least this old.
     pub fn long_requests(&self, at_least: Duration) -> Vec<LongRequest> {
         let now = Instant::now();
-        let begun = self.accounts.values().filter(|known| known.account.is_begun());
-        let all = begun.map(|TrackedConnection { key, account, .. }| LongRequest {
+        let begun = self.tracked.values().filter(|known| known.work.is_begun());
+        let all = begun.map(|TrackedConnection { key, work: account, .. }| LongRequest {
             client: key.peer(),
             age: account.age(now),
-            still: now.saturating_duration_since(account.moved),
+            still: now.saturating_duration_since(account.moved_at),
         });
         all.filter(|request| request.age >= at_least).collect()
     }
 
     /// Releases everything that is held back.
-    pub fn let_in(&mut self) {
+    pub fn release_held_back(&mut self) {
         for (cookie, gate) in std::mem::take(&mut self.held_back) {
-            if let Some(known) = self.accounts.get(&cookie) {
+            if let Some(known) = self.tracked.get(&cookie) {
                 // Failure means that the connection or its process is gone.
                 let _ = gate.open(&known.holder);
             }
@@ -288,22 +288,22 @@ impl Census {
     /// Whether the rest of a released request has arrived, as far as can be determined.
     fn has_come(&self, cookie: &Cookie, account: &ConnectionWork, now: Instant) -> bool {
         let has_come =
-            |(_, since): &(u8, Instant)| account.moved > *since && account.is_begun_for(STARVED, now);
+            |(_, since): &(u8, Instant)| account.moved_at > *since && account.is_begun_for(STARVED, now);
         self.spared.get(cookie).is_none_or(has_come)
     }
 
     fn summary(&self, now: Instant) -> Survey {
         let mut survey = Survey { still: Duration::MAX, ..Survey::default() };
-        for (cookie, TrackedConnection { account, .. }) in &self.accounts {
+        for (cookie, TrackedConnection { work: account, .. }) in &self.tracked {
             let gate = self.held_back.get(cookie).filter(|_| self.may_be_spared(cookie));
             survey.stuck += usize::from(gate.is_some_and(|gate| gate.is_in_the_way(account, now)));
             survey.open += 1;
             survey.work += usize::from(account.is_work());
-            survey.unsure += usize::from(account.is_open_question());
+            survey.uncertain += usize::from(account.is_open_question());
             survey.waiting += usize::from(account.waits());
             survey.paused += usize::from(account.answers(now, self.pause));
             survey.streams += usize::from(account.streams(now, self.pause));
-            survey.still = survey.still.min(now.saturating_duration_since(account.moved));
+            survey.still = survey.still.min(now.saturating_duration_since(account.moved_at));
             let age_ms = account.age(now).as_millis() as u64;
             if account.is_begun() {
                 survey.longest_ms = survey.longest_ms.max(Some(age_ms));
@@ -353,7 +353,7 @@ impl Census {
     }
 
     /// All accepted connections at the addresses, whichever process holds them.
-    pub(super) fn look(&mut self, with_history: bool) -> io::Result<Vec<SocketInfo>> {
+    pub(super) fn list(&mut self, with_history: bool) -> io::Result<Vec<SocketInfo>> {
         let mut all = Vec::new();
         self.each(with_history, |found| {
             all.push(found);

@@ -23,14 +23,14 @@ impl ConnectionCounter {
     /// Starts counting; existing connections do not count. Blocks on the kernel.
     pub fn begin(addresses: &[ListenAddress]) -> io::Result<ConnectionCounter> {
         let mut census = Census::new(addresses)?;
-        let known = census.look(false)?.iter().map(|found| found.key.cookie()).collect();
+        let known = census.list(false)?.iter().map(|found| found.key.cookie()).collect();
         Ok(ConnectionCounter { census, known, counts: [0, 0] })
     }
 
     /// Polls the connections of two process trees. Returns the number of new connections of each so far. Blocks on the
     /// kernel, about ten microseconds per connection.
-    pub fn look(&mut self, trees: [&[u32]; 2]) -> io::Result<[u64; 2]> {
-        let found = self.census.look(false)?;
+    pub fn poll(&mut self, trees: [&[u32]; 2]) -> io::Result<[u64; 2]> {
+        let found = self.census.list(false)?;
         let is_known = |cookie: &Cookie| self.known.contains(cookie);
         let (old, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| is_known(&found.key.cookie()));
         // Cookies are never reused, so closed connections can be forgotten.
@@ -55,16 +55,16 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let connect = || (TcpStream::connect(address).unwrap(), listener.accept().unwrap());
         let _before = connect();
-        let mut tally = ConnectionCounter::begin(&[ListenAddress::Tcp(address)]).unwrap();
+        let mut counter = ConnectionCounter::begin(&[ListenAddress::Tcp(address)]).unwrap();
         let own = [std::process::id()];
-        assert_eq!(tally.look([&[], &own]).unwrap(), [0, 0]);
+        assert_eq!(counter.poll([&[], &own]).unwrap(), [0, 0]);
         let connections = [connect(), connect()];
-        assert_eq!(tally.look([&[], &own]).unwrap(), [0, 2]);
-        assert_eq!(tally.look([&own, &[]]).unwrap(), [0, 2], "they are known");
+        assert_eq!(counter.poll([&[], &own]).unwrap(), [0, 2]);
+        assert_eq!(counter.poll([&own, &[]]).unwrap(), [0, 2], "they are known");
         drop(connections);
         let _waiting = TcpStream::connect(address).unwrap();
-        assert_eq!(tally.look([&own, &[]]).unwrap(), [0, 2], "it was not accepted yet");
+        assert_eq!(counter.poll([&own, &[]]).unwrap(), [0, 2], "it was not accepted yet");
         let _accepted = listener.accept().unwrap();
-        assert_eq!(tally.look([&own, &[]]).unwrap(), [1, 2]);
+        assert_eq!(counter.poll([&own, &[]]).unwrap(), [1, 2]);
     }
 }

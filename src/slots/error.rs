@@ -13,7 +13,7 @@ use crate::sys::owner::Owner;
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
     /// Another socket uses the address.
-    #[error("{address} is in use by {} or choose another address", who(owner))]
+    #[error("{address} is in use by {} or choose another address", describe_owner(owner))]
     InUse {
         /// The address.
         address: ListenAddress,
@@ -131,7 +131,7 @@ pub enum SlotError {
 }
 
 /// The process, and the remedy. A daemon and its keeper hold addresses for services, and serve other services too.
-fn who(owner: &Option<Owner>) -> String {
+fn describe_owner(owner: &Option<Owner>) -> String {
     match owner {
         None => "a process that is not visible from here; stop it".to_owned(),
         Some(owner) if owner.is_supervisor() => {

@@ -18,13 +18,13 @@ use crate::config::ListenAddress;
 pub struct Handshakes {
     switched_at: Instant,
     /// `None` before the first check.
-    left: Option<HashSet<Cookie>>,
+    pending: Option<HashSet<Cookie>>,
 }
 
 impl Handshakes {
     /// Creates the set right after new connections were steered elsewhere.
     pub fn at_switch() -> Handshakes {
-        Handshakes { switched_at: Instant::now(), left: None }
+        Handshakes { switched_at: Instant::now(), pending: None }
     }
 
     /// Time since the switch.
@@ -36,11 +36,11 @@ impl Handshakes {
     /// kernel's table of TCP sockets. After `limit` it returns `true` regardless: a client may be gone, or the listener
     /// may wait for data (`TCP_DEFER_ACCEPT`). The limit also applies if the kernel cannot be queried.
     pub fn are_over(&mut self, addresses: &[ListenAddress], limit: Duration) -> bool {
-        if self.left.as_ref().is_some_and(HashSet::is_empty) || self.age() >= limit {
+        if self.pending.as_ref().is_some_and(HashSet::is_empty) || self.age() >= limit {
             return true;
         }
         let Ok(now) = under_way(addresses) else { return false };
-        let left = self.left.get_or_insert_with(|| now.clone());
+        let left = self.pending.get_or_insert_with(|| now.clone());
         left.retain(|cookie| now.contains(cookie));
         left.is_empty()
     }

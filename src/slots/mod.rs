@@ -48,7 +48,7 @@ pub use pair::{ListenerPair, Pair, PairState, Side};
 pub use probe::{ProbeRoute, ProbeTarget};
 use socket::open;
 pub use socket::{
-    UnixPathTarget, check_free, drop_unread, dropped_at, is_alive, lengthen_queue, mend_names, set_access,
+    UnixPathTarget, check_free, drop_unread, dropped_at, is_alive, lengthen_queue, restore_names, set_access,
     slot_by_name, stop_listening, unread_bytes, waiting_at, watched_name,
 };
 use steering_program::{ProbeRule, QuicAffinity, ShareRule, ShareSelection, SteeringProgram};
@@ -175,7 +175,7 @@ impl Group {
     /// Opens a slot that is certainly the last in the group: retries if a foreign socket has joined in the meantime.
     fn open_last(&mut self, slot: SlotId) -> Result<OwnedFd, SlotError> {
         const TRIES: usize = 8;
-        self.look();
+        self.update_order();
         let mut listener = self.open_slot(slot)?;
         for _ in 0..TRIES {
             let ours = self.slots.values().chain([&listener]);
@@ -186,7 +186,7 @@ impl Group {
             }
             stop_listening(&listener);
             drop(listener);
-            self.look();
+            self.update_order();
             listener = self.open_slot(slot)?;
         }
         Ok(listener)
@@ -274,7 +274,7 @@ impl Group {
 
     /// Makes the kernel match this group's state.
     fn apply(&mut self) -> Result<(), SlotError> {
-        self.look();
+        self.update_order();
         self.attach()
     }
 
@@ -294,13 +294,13 @@ impl Group {
     fn program(&self) -> Option<SteeringProgram> {
         let mut program = SteeringProgram::constant(self.order.index_of(self.steered)?);
         let index_of = |slot| self.order.index_of(slot);
-        program.share = self
-            .share
-            .and_then(|(slot, parts)| Some(ShareRule { index: index_of(slot)?, parts, by: self.lot() }));
+        program.share = self.share.and_then(|(slot, parts)| {
+            Some(ShareRule { index: index_of(slot)?, parts, selection: self.lot() })
+        });
         if self.address.is_quic() {
             let others = self.marks().filter(|(slot, _)| *slot != self.steered);
             let kept = |(slot, mark)| Some(QuicAffinity { mark, index: index_of(slot)? });
-            program.kept = others.filter_map(kept).collect();
+            program.affinities = others.filter_map(kept).collect();
         }
         program.probe =
             self.probe.and_then(|(slot, client)| Some(ProbeRule { client, index: index_of(slot)? }));
@@ -330,7 +330,7 @@ impl Group {
             return Err(SlotError::Unknown { address: self.address.clone(), slot });
         };
         // The last member, possibly a foreign socket, takes its index.
-        self.look();
+        self.update_order();
         // After a plain close, a duplicate in another process would stay in the group and shift the indices.
         stop_listening(&listener);
         drop(listener);

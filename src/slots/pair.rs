@@ -166,7 +166,7 @@ impl Pair {
     }
 
     /// Checks for foreign sockets, which matter when a side leaves. Call it while no client waits.
-    pub fn look(&mut self) {
+    pub fn update_order(&mut self) {
         for (at, pair) in self.addresses.iter().enumerate().filter(|(_, pair)| pair.is_tcp()) {
             if let Ok(others) = foreign::in_group(&pair.address, [&pair.a, &pair.b].into_iter()) {
                 let mut order = self.state.order_of(at);
@@ -263,7 +263,7 @@ impl Pair {
     }
 
     /// Makes the paths of unix sockets point to the active side again.
-    pub fn put_back(&self) -> Result<(), SlotError> {
+    pub fn restore_paths(&self) -> Result<(), SlotError> {
         let unix = self.addresses.iter().filter(|pair| matches!(pair.address, ListenAddress::Unix(_)));
         unix.into_iter().try_for_each(|pair| pair.steer(self.state.active, &MemberOrder::default()))
     }

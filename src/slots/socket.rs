@@ -31,7 +31,7 @@ impl UnixPathTarget {
     }
 
     /// Makes the path point to the slot again.
-    pub fn put_back(self, address: &ListenAddress) -> Result<(), SlotError> {
+    pub fn restore(self, address: &ListenAddress) -> Result<(), SlotError> {
         match address {
             ListenAddress::Unix(path) => unix::put_in_place(path, self.0),
             _ => Ok(()),
@@ -134,9 +134,9 @@ pub fn watched_name(address: &ListenAddress, slot: SlotId) -> Option<PathBuf> {
 }
 
 /// Restores the names of a unix listener. A program may have removed them, and may fail if it cannot remove them again.
-pub fn mend_names(address: &ListenAddress, listener: &OwnedFd) -> Result<(), SlotError> {
+pub fn restore_names(address: &ListenAddress, listener: &OwnedFd) -> Result<(), SlotError> {
     match (address, slot_by_name(listener)) {
-        (ListenAddress::Unix(path), Some(slot)) => unix::mend(path, slot),
+        (ListenAddress::Unix(path), Some(slot)) => unix::restore_names(path, slot),
         _ => Ok(()),
     }
 }

@@ -19,7 +19,7 @@ pub struct SteeringProgram {
     /// One client with its own index.
     pub probe: Option<ProbeRule>,
     /// QUIC connections that keep their index.
-    pub kept: Vec<QuicAffinity>,
+    pub affinities: Vec<QuicAffinity>,
     /// A share of the rest with its own index.
     pub share: Option<ShareRule>,
 }
@@ -55,7 +55,7 @@ pub struct ShareRule {
     /// Size in parts of [`WHOLE`]; larger values mean everything.
     pub parts: u32,
     /// How packets are selected.
-    pub by: ShareSelection,
+    pub selection: ShareSelection,
 }
 
 /// How packets are selected for a [`ShareRule`].
@@ -72,7 +72,7 @@ pub enum ShareSelection {
 impl SteeringProgram {
     /// Sends everything to one member.
     pub fn constant(index: u32) -> SteeringProgram {
-        SteeringProgram { default: index, probe: None, kept: Vec::new(), share: None }
+        SteeringProgram { default: index, probe: None, affinities: Vec::new(), share: None }
     }
 
     /// The BPF instructions.
@@ -81,8 +81,8 @@ impl SteeringProgram {
         if let Some(probe) = self.probe {
             code.extend(probe_code(probe));
         }
-        if !self.kept.is_empty() {
-            code.extend(kept_code(&self.kept));
+        if !self.affinities.is_empty() {
+            code.extend(kept_code(&self.affinities));
         }
         if let Some(share) = self.share.filter(|share| share.parts > 0) {
             code.extend(share_code(share));
@@ -155,7 +155,7 @@ fn share_code(share: ShareRule) -> Vec<Instruction> {
         return vec![give(share.index)];
     }
     let threshold = (u64::from(share.parts) << 32) / u64::from(WHOLE);
-    let mut code = match share.by {
+    let mut code = match share.selection {
         ShareSelection::Random => vec![load_random()],
         ShareSelection::Flow => flow_code(),
     };

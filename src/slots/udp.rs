@@ -45,7 +45,7 @@ pub(super) fn listen(
         // Without privilege the kernel caps the size.
         set_receive_buffer(&socket, RECEIVE_BUFFER_BYTES)?;
         // If a family lacks the option, no program asks for it either.
-        let _ = tell_destination(&socket, local.is_ipv6());
+        let _ = report_destination(&socket, local.is_ipv6());
         bind(&socket, local)?;
         Ok(socket)
     };
@@ -55,7 +55,7 @@ pub(super) fn listen(
 /// Makes the kernel record the destination address and interface of each datagram on arrival. It does so only on
 /// request: a program that requests it later (IP_PKTINFO) would find none for queued datagrams, and could not answer
 /// them. Other information comes from the datagram itself.
-fn tell_destination(socket: impl AsFd, v6: bool) -> io::Result<()> {
+fn report_destination(socket: impl AsFd, v6: bool) -> io::Result<()> {
     const IPPROTO_IP: i32 = 0;
     const IP_PKTINFO: i32 = 8;
     const IPPROTO_IPV6: i32 = 41;

@@ -82,7 +82,7 @@ pub(super) fn put_in_place(path: &Path, slot: SlotId) -> Result<(), SlotError> {
 }
 
 fn replace(path: &Path, slot: SlotId) -> io::Result<()> {
-    let kept = mend_names(path, slot)?;
+    let kept = link_names(path, slot)?;
     let before = in_place(path);
     if before == Some(slot) {
         return Ok(());
@@ -107,7 +107,7 @@ fn replace(path: &Path, slot: SlotId) -> io::Result<()> {
 }
 
 /// Restores both names of a slot from one of them or the path. Returns the name to rely on.
-fn mend_names(path: &Path, slot: SlotId) -> io::Result<PathBuf> {
+fn link_names(path: &Path, slot: SlotId) -> io::Result<PathBuf> {
     let (bound, kept) = (own_name(path, slot), kept_name(path, slot));
     // The second name was removed.
     if identity(&kept).is_none() {
@@ -123,8 +123,8 @@ fn mend_names(path: &Path, slot: SlotId) -> io::Result<PathBuf> {
 }
 
 /// Restores the names of a slot that a program is about to receive, so that it can remove them.
-pub(super) fn mend(path: &Path, slot: SlotId) -> Result<(), SlotError> {
-    mend_names(path, slot).map(drop).map_err(|error| failed(path, "mend the names of", error))
+pub(super) fn restore_names(path: &Path, slot: SlotId) -> Result<(), SlotError> {
+    link_names(path, slot).map(drop).map_err(|error| failed(path, "mend the names of", error))
 }
 
 /// Sets mode and owner of a slot, as at its creation.

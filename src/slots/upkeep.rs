@@ -12,7 +12,7 @@ use crate::sys::{listens::listens, steer};
 impl Group {
     /// Updates the order: slots that a program has ended, and foreign sockets that have joined or left. Without an
     /// answer from the kernel it stays as it is.
-    pub(super) fn look(&mut self) {
+    pub(super) fn update_order(&mut self) {
         if let ListenAddress::Unix(_) = self.address {
             return;
         }
@@ -35,7 +35,7 @@ impl Group {
     /// Restores the steering after a member has left.
     pub fn repair(&mut self) -> Result<(), SlotError> {
         let before = self.order.clone();
-        self.look();
+        self.update_order();
         if self.order == before { Ok(()) } else { self.attach() }
     }
 
@@ -68,7 +68,7 @@ impl Group {
             return self.replace(slot).map(|()| true);
         }
         self.order.remove(slot);
-        self.look();
+        self.update_order();
         self.order.push(slot);
         Ok(false)
     }
@@ -89,7 +89,7 @@ impl Group {
     /// The new socket joins the group when it is opened, and receives nothing by that.
     fn replace(&mut self, slot: SlotId) -> Result<(), SlotError> {
         self.order.remove(slot);
-        self.look();
+        self.update_order();
         if let [other] = self.order.slots()[..]
             && let (Some(index), Some(listener)) = (self.order.index_of(other), self.slots.get(&other))
         {

@@ -10,8 +10,8 @@
 //!   no request since the response.
 //! - The kernel's clock for timestamps ticks every 1 to 10 ms. Within one tick, a single segment since an idle
 //!   observation can only be a request that was answered. Otherwise the state is *unsure*: a privileged process asks
-//!   the kernel (`sys::tcp`), any other one waits. If nothing moves for [`TIE`], or for [`LONG_TIE`], a response came
-//!   last.
+//!   the kernel (`sys::tcp`), any other one waits. If nothing moves for [`TIE_LIMIT`], or for [`LONG_TIE`], a response
+//!   came last.
 //! - A connection younger than a second without data is about to have some: clients connect in order to send requests.
 //!   One with few segments may be in its first request, of which no part may stay unread until the process is gone.
 //! - A response sent in parts looks complete during the pauses. So recent output that no request follows may continue:
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use super::diag::{SocketInfo, TrafficHistory};
 
 /// How long without movement until an unknown order counts as idle.
-const TIE: Duration = Duration::from_millis(50);
+const TIE_LIMIT: Duration = Duration::from_millis(50);
 /// The same if a request was, or may have been, in progress before: the rest of a request and its response are as
 /// likely as a response and the next request.
 const LONG_TIE: Duration = Duration::from_millis(300);
@@ -43,20 +43,20 @@ const LONG: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum WorkState {
     /// Idle. A completely sent response counts as idle: the kernel delivers it even if the process ends.
-    Rest,
+    Idle,
     /// A request has arrived, and the process has read none of it.
-    Waits,
+    Unread,
     /// A request is unanswered.
-    Asked,
+    Unanswered,
     /// A response is not completely sent.
-    Sends,
+    Sending,
     /// The order of the last request and the last response is unknown.
-    Unsure {
+    Uncertain {
         /// Whether a request was, or may have been, in progress before.
         was_asked: bool,
     },
     /// It is about to receive its first request.
-    Young,
+    New,
 }
 
 /// What has grown since the previous observation.
@@ -84,8 +84,8 @@ pub(super) enum LastTransfer {
 /// One observation, without numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Sample {
-    moved: Movement,
-    last: LastTransfer,
+    movement: Movement,
+    last_transfer: LastTransfer,
     /// The process has unread data.
     unread: bool,
     /// Written data was not sent for the first time yet.
@@ -97,41 +97,45 @@ struct Sample {
 }
 
 /// The transition table: previous state and observation to the new state.
-fn judge(before: WorkState, signs: Sample) -> WorkState {
-    let Sample { moved, last, unread, not_sent, is_young, is_still } = signs;
-    let rest = if unread { WorkState::Waits } else { WorkState::Rest };
+fn state_of(before: WorkState, signs: Sample) -> WorkState {
+    let Sample { movement: moved, last_transfer: last, unread, not_sent, is_young, is_still } = signs;
+    let rest = if unread { WorkState::Unread } else { WorkState::Idle };
     let by_times = |unknown| match last {
-        LastTransfer::Request => WorkState::Asked,
-        LastTransfer::Answer => WorkState::Rest,
+        LastTransfer::Request => WorkState::Unanswered,
+        LastTransfer::Answer => WorkState::Idle,
         LastTransfer::Unknown => unknown,
     };
-    let unsure = |was_asked| if is_still { rest } else { WorkState::Unsure { was_asked } };
+    let unsure = |was_asked| if is_still { rest } else { WorkState::Uncertain { was_asked } };
     match (moved, before) {
-        _ if not_sent => WorkState::Sends,
-        _ if is_young => WorkState::Young,
-        (Movement::Read, _) => WorkState::Asked,
+        _ if not_sent => WorkState::Sending,
+        _ if is_young => WorkState::New,
+        (Movement::Read, _) => WorkState::Unanswered,
         (Movement::Written, _) => rest,
         // Unread data says nothing about what was read before.
         (Movement::Unknown, _) if unread => unsure(true),
         (Movement::Unknown, _) => by_times(unsure(true)),
-        (Movement::Nothing, WorkState::Asked) => WorkState::Asked,
-        (Movement::Nothing, WorkState::Rest | WorkState::Waits | WorkState::Young) => rest,
-        (Movement::Nothing, WorkState::Unsure { was_asked }) if unread => unsure(was_asked),
-        (Movement::Nothing, WorkState::Unsure { was_asked }) => by_times(unsure(was_asked)),
-        (Movement::Nothing, WorkState::Sends) => {
+        (Movement::Nothing, WorkState::Unanswered) => WorkState::Unanswered,
+        (Movement::Nothing, WorkState::Idle | WorkState::Unread | WorkState::New) => rest,
+        (Movement::Nothing, WorkState::Uncertain { was_asked }) if unread => unsure(was_asked),
+        (Movement::Nothing, WorkState::Uncertain { was_asked }) => by_times(unsure(was_asked)),
+        (Movement::Nothing, WorkState::Sending) => {
             if unread {
                 rest
             } else {
                 by_times(rest)
             }
         }
-        (Movement::ReadAndWritten { .. }, WorkState::Asked | WorkState::Sends) if unread => unsure(true),
+        (Movement::ReadAndWritten { .. }, WorkState::Unanswered | WorkState::Sending) if unread => {
+            unsure(true)
+        }
         (Movement::ReadAndWritten { .. }, _) if unread => unsure(false),
-        (Movement::ReadAndWritten { .. }, WorkState::Asked | WorkState::Sends) => by_times(unsure(true)),
+        (Movement::ReadAndWritten { .. }, WorkState::Unanswered | WorkState::Sending) => {
+            by_times(unsure(true))
+        }
         (
             Movement::ReadAndWritten { one_request: true },
-            WorkState::Rest | WorkState::Waits | WorkState::Young,
-        ) => by_times(WorkState::Rest),
+            WorkState::Idle | WorkState::Unread | WorkState::New,
+        ) => by_times(WorkState::Idle),
         (Movement::ReadAndWritten { .. }, _) => by_times(unsure(false)),
     }
 }
@@ -139,7 +143,7 @@ fn judge(before: WorkState, signs: Sample) -> WorkState {
 /// The known state of a connection after an observation.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionWork {
-    pub(super) doing: WorkState,
+    pub(super) state: WorkState,
     read: u64,
     written: u64,
     segments: u32,
@@ -148,12 +152,12 @@ pub(super) struct ConnectionWork {
     /// Upper bound of its age.
     at_most: Option<Duration>,
     /// When the last movement was observed.
-    pub(super) moved: Instant,
+    pub(super) moved_at: Instant,
     /// When the process last wrote; `None` if a request has arrived since: a client sends the next request when it has
     /// its response.
-    wrote: Option<Instant>,
+    wrote_at: Option<Instant>,
     /// When the client last sent data.
-    asked: Instant,
+    asked_at: Instant,
     /// Whether it may be in its first request.
     is_new: bool,
     /// Whether there is unread data.
@@ -181,19 +185,19 @@ impl ConnectionWork {
     }
 
     fn of_unix(before: Option<&ConnectionWork>, is_busy: bool, now: Instant) -> ConnectionWork {
-        let doing = if is_busy { WorkState::Asked } else { WorkState::Rest };
-        let since = before.filter(|before| before.doing == doing).map_or(now, |before| before.since);
+        let state = if is_busy { WorkState::Unanswered } else { WorkState::Idle };
+        let since = before.filter(|before| before.state == state).map_or(now, |before| before.since);
         let (read, written, segments, at_most) = (0, 0, 0, None);
         ConnectionWork {
-            doing,
+            state,
             read,
             written,
             segments,
             since,
             at_most,
-            moved: since,
-            wrote: None,
-            asked: since,
+            moved_at: since,
+            wrote_at: None,
+            asked_at: since,
             is_new: false,
             unread: is_busy,
             dropped: 0,
@@ -213,22 +217,22 @@ impl ConnectionWork {
             (received.saturating_sub(unread.into()), history.bytes_acked + u64::from(unsent));
         let moved = moved(before, read, written, history.segments_received);
         let moved_at = match (moved, before) {
-            (Movement::Nothing, Some(before)) => before.moved,
+            (Movement::Nothing, Some(before)) => before.moved_at,
             (Movement::Unknown, _) | (_, None) => ago(history.last_sent_ms.min(history.last_received_ms)),
             (Movement::Read | Movement::Written | Movement::ReadAndWritten { .. }, Some(_)) => now,
         };
-        let doing_before = before.map_or(WorkState::Rest, |before| before.doing);
-        let patience = match before.map(|before| before.doing) {
+        let doing_before = before.map_or(WorkState::Idle, |before| before.state);
+        let patience = match before.map(|before| before.state) {
             // With unread data there is nothing to ask.
             _ if asks && unread == 0 => ASKED_TIE,
-            None | Some(WorkState::Unsure { was_asked: true }) => LONG_TIE,
-            Some(_) => TIE,
+            None | Some(WorkState::Uncertain { was_asked: true }) => LONG_TIE,
+            Some(_) => TIE_LIMIT,
         };
-        let doing = judge(
+        let state = state_of(
             doing_before,
             Sample {
-                moved,
-                last: last(history, received, unsent),
+                movement: moved,
+                last_transfer: last(history, received, unsent),
                 unread: unread > 0,
                 not_sent: history.not_sent > 0,
                 is_young: end == 0
@@ -243,10 +247,10 @@ impl ConnectionWork {
             Some(before) if goes_on && before.is_begun() => before.since,
             _ => ago(history.last_received_ms),
         };
-        let at_most = match doing {
-            WorkState::Young => Some(Duration::ZERO),
-            WorkState::Sends => None,
-            WorkState::Rest | WorkState::Waits | WorkState::Asked | WorkState::Unsure { .. } => {
+        let at_most = match state {
+            WorkState::New => Some(Duration::ZERO),
+            WorkState::Sending => None,
+            WorkState::Idle | WorkState::Unread | WorkState::Unanswered | WorkState::Uncertain { .. } => {
                 Some(Duration::from_millis(history.last_sent_ms.into()))
             }
         };
@@ -256,15 +260,15 @@ impl ConnectionWork {
         let had_one = before.is_some_and(|before| !before.is_new || before.is_long(now));
         let is_new = !had_one && (history.segments_sent == 0 || segments <= NEW_SEGMENTS);
         ConnectionWork {
-            doing,
+            state,
             read,
             written,
             segments,
             since,
             at_most,
-            moved: moved_at,
-            wrote,
-            asked: ago(history.last_received_ms),
+            moved_at,
+            wrote_at: wrote,
+            asked_at: ago(history.last_received_ms),
             is_new,
             unread: unread > 0,
             dropped: history.dropped,
@@ -274,65 +278,65 @@ impl ConnectionWork {
     /// Whether the process must not end now. An unread request on a used connection has not begun, and the client can
     /// retry it; the first request of a client must not be lost.
     pub(super) fn is_work(&self) -> bool {
-        match self.doing {
-            WorkState::Asked | WorkState::Sends | WorkState::Young | WorkState::Unsure { .. } => true,
-            WorkState::Waits => self.is_new,
-            WorkState::Rest => false,
+        match self.state {
+            WorkState::Unanswered | WorkState::Sending | WorkState::New | WorkState::Uncertain { .. } => true,
+            WorkState::Unread => self.is_new,
+            WorkState::Idle => false,
         }
     }
 
     /// Whether a request waits that no process has begun.
     pub(super) fn waits(&self) -> bool {
-        self.doing == WorkState::Waits && !self.is_new
+        self.state == WorkState::Unread && !self.is_new
     }
 
     /// Whether a request has been, or may have been, read.
     pub(super) fn is_begun(&self) -> bool {
-        matches!(self.doing, WorkState::Asked | WorkState::Sends | WorkState::Unsure { .. })
+        matches!(self.state, WorkState::Unanswered | WorkState::Sending | WorkState::Uncertain { .. })
     }
 
     /// Whether further input may be held back: not the first request, and not the rest of one in progress.
     pub(super) fn may_be_held_back(&self) -> bool {
-        !self.is_new && self.doing != WorkState::Young && !(self.is_begun() && self.unread)
+        !self.is_new && self.state != WorkState::New && !(self.is_begun() && self.unread)
     }
 
     /// Whether a request has been read that takes longer than any step of a handshake.
     fn is_long(&self, now: Instant) -> bool {
-        self.doing == WorkState::Asked && now.saturating_duration_since(self.moved) >= LONG
+        self.state == WorkState::Unanswered && now.saturating_duration_since(self.moved_at) >= LONG
     }
 
     /// Whether a request has been read, and nothing has moved for `time`.
     pub(super) fn is_begun_for(&self, time: Duration, now: Instant) -> bool {
-        self.is_begun() && !self.unread && now.saturating_duration_since(self.moved) >= time
+        self.is_begun() && !self.unread && now.saturating_duration_since(self.moved_at) >= time
     }
 
     /// Whether the process may wait for held-back data: the rest of a request.
     pub(super) fn misses_something(&self) -> bool {
-        self.doing == WorkState::Asked && self.unread
+        self.state == WorkState::Unanswered && self.unread
     }
 
     /// Whether a response may continue although it is idle now: the process wrote within `pause`.
     pub(super) fn answers(&self, now: Instant, pause: Duration) -> bool {
-        self.is_written(now, pause) && now.saturating_duration_since(self.asked) < STREAM
+        self.is_written(now, pause) && now.saturating_duration_since(self.asked_at) < STREAM
     }
 
     /// Whether the process wrote within `pause`, long after the last request.
     pub(super) fn streams(&self, now: Instant, pause: Duration) -> bool {
-        self.is_written(now, pause) && now.saturating_duration_since(self.asked) >= STREAM
+        self.is_written(now, pause) && now.saturating_duration_since(self.asked_at) >= STREAM
     }
 
     fn is_written(&self, now: Instant, pause: Duration) -> bool {
-        !self.is_work() && self.wrote.is_some_and(|wrote| now.saturating_duration_since(wrote) < pause)
+        !self.is_work() && self.wrote_at.is_some_and(|wrote| now.saturating_duration_since(wrote) < pause)
     }
 
     /// Resolves an unsure state without unread data by the kernel's answer.
     pub(super) fn settle(&mut self, is_answered: bool) {
-        self.doing = if is_answered { WorkState::Rest } else { WorkState::Asked };
+        self.state = if is_answered { WorkState::Idle } else { WorkState::Unanswered };
     }
 
     /// Whether the kernel's answer could resolve the state.
     pub(super) fn is_open_question(&self) -> bool {
-        matches!(self.doing, WorkState::Unsure { .. }) && !self.unread
+        matches!(self.state, WorkState::Uncertain { .. }) && !self.unread
     }
 
     /// How long the state has lasted.

@@ -1,13 +1,13 @@
 use super::*;
 
 const BEFORE: [WorkState; 7] = [
-    WorkState::Rest,
-    WorkState::Waits,
-    WorkState::Asked,
-    WorkState::Sends,
-    WorkState::Unsure { was_asked: false },
-    WorkState::Unsure { was_asked: true },
-    WorkState::Young,
+    WorkState::Idle,
+    WorkState::Unread,
+    WorkState::Unanswered,
+    WorkState::Sending,
+    WorkState::Uncertain { was_asked: false },
+    WorkState::Uncertain { was_asked: true },
+    WorkState::New,
 ];
 const MOVED: [Movement; 6] = [
     Movement::Unknown,
@@ -21,8 +21,8 @@ const LAST: [LastTransfer; 3] = [LastTransfer::Request, LastTransfer::Answer, La
 
 /// Nothing is unread, nothing is in transit, and no time has passed.
 const PLAIN: Sample = Sample {
-    moved: Movement::Nothing,
-    last: LastTransfer::Answer,
+    movement: Movement::Nothing,
+    last_transfer: LastTransfer::Answer,
     unread: false,
     not_sent: false,
     is_young: false,
@@ -34,7 +34,9 @@ fn all_signs() -> impl Iterator<Item = (WorkState, Sample)> {
     let all = flags.flat_map(|flags| LAST.map(|last| (flags, last)));
     let all = all.flat_map(|(flags, last)| MOVED.map(|moved| (flags, last, moved)));
     all.flat_map(|([unread, not_sent, is_young, is_still], last, moved)| {
-        BEFORE.map(|before| (before, Sample { moved, last, unread, not_sent, is_young, is_still }))
+        BEFORE.map(|before| {
+            (before, Sample { movement: moved, last_transfer: last, unread, not_sent, is_young, is_still })
+        })
     })
 }
 
@@ -43,90 +45,92 @@ fn all_signs() -> impl Iterator<Item = (WorkState, Sample)> {
 fn every_look_keeps_the_rules() {
     let mut count = 0;
     for (before, signs) in all_signs() {
-        let doing = judge(before, signs);
-        let what = format!("{before:?}, {signs:?}: {doing:?}");
+        let state = state_of(before, signs);
+        let what = format!("{before:?}, {signs:?}: {state:?}");
         count += 1;
         if signs.not_sent {
-            assert_eq!(doing, WorkState::Sends, "{what}");
+            assert_eq!(state, WorkState::Sending, "{what}");
             continue;
         }
         if signs.is_young {
-            assert_eq!(doing, WorkState::Young, "{what}");
+            assert_eq!(state, WorkState::New, "{what}");
             continue;
         }
-        assert_ne!(doing, WorkState::Young, "{what}");
+        assert_ne!(state, WorkState::New, "{what}");
         // An unread request waits, and a waiting request is unread.
-        assert!(doing != WorkState::Waits || signs.unread, "{what}");
-        assert!(doing != WorkState::Rest || !signs.unread, "{what}");
-        match signs.moved {
-            Movement::Read => assert_eq!(doing, WorkState::Asked, "{what}"),
-            Movement::Written => assert!(matches!(doing, WorkState::Rest | WorkState::Waits), "{what}"),
-            Movement::Nothing if before == WorkState::Asked => assert_eq!(doing, WorkState::Asked, "{what}"),
-            Movement::Nothing if matches!(before, WorkState::Rest | WorkState::Waits) => {
-                assert!(matches!(doing, WorkState::Rest | WorkState::Waits), "{what}")
+        assert!(state != WorkState::Unread || signs.unread, "{what}");
+        assert!(state != WorkState::Idle || !signs.unread, "{what}");
+        match signs.movement {
+            Movement::Read => assert_eq!(state, WorkState::Unanswered, "{what}"),
+            Movement::Written => assert!(matches!(state, WorkState::Idle | WorkState::Unread), "{what}"),
+            Movement::Nothing if before == WorkState::Unanswered => {
+                assert_eq!(state, WorkState::Unanswered, "{what}")
+            }
+            Movement::Nothing if matches!(before, WorkState::Idle | WorkState::Unread) => {
+                assert!(matches!(state, WorkState::Idle | WorkState::Unread), "{what}")
             }
             Movement::Unknown | Movement::Nothing | Movement::ReadAndWritten { .. } if !signs.unread => {
-                match signs.last {
+                match signs.last_transfer {
                     LastTransfer::Request => assert!(
-                        doing == WorkState::Asked
-                            || before == WorkState::Young && signs.moved == Movement::Nothing,
+                        state == WorkState::Unanswered
+                            || before == WorkState::New && signs.movement == Movement::Nothing,
                         "{what}"
                     ),
-                    LastTransfer::Answer => assert_eq!(doing, WorkState::Rest, "{what}"),
+                    LastTransfer::Answer => assert_eq!(state, WorkState::Idle, "{what}"),
                     LastTransfer::Unknown => {}
                 }
             }
             Movement::Unknown | Movement::Nothing | Movement::ReadAndWritten { .. } => {}
         }
         // Nothing stays unsure while nothing moves.
-        assert!(!signs.is_still || !matches!(doing, WorkState::Unsure { .. }), "{what}");
+        assert!(!signs.is_still || !matches!(state, WorkState::Uncertain { .. }), "{what}");
     }
     assert_eq!(count, 7 * 6 * 3 * 16);
 }
 
 #[test]
 fn a_tie_is_decided_by_what_was_so_before() {
-    let tie = Sample { last: LastTransfer::Unknown, ..PLAIN };
-    let both = |one_request| Sample { moved: Movement::ReadAndWritten { one_request }, ..tie };
-    let unsure = |was_asked| WorkState::Unsure { was_asked };
+    let tie = Sample { last_transfer: LastTransfer::Unknown, ..PLAIN };
+    let both = |one_request| Sample { movement: Movement::ReadAndWritten { one_request }, ..tie };
+    let unsure = |was_asked| WorkState::Uncertain { was_asked };
     for (before, signs, expected) in [
         // One segment since an idle state was a request, and the output since is its response.
-        (WorkState::Rest, both(true), WorkState::Rest),
-        (WorkState::Rest, both(false), unsure(false)),
-        (WorkState::Waits, both(true), WorkState::Rest),
+        (WorkState::Idle, both(true), WorkState::Idle),
+        (WorkState::Idle, both(false), unsure(false)),
+        (WorkState::Unread, both(true), WorkState::Idle),
         // Its response and another request, or its rest and its response.
-        (WorkState::Asked, both(true), unsure(true)),
-        (WorkState::Asked, both(false), unsure(true)),
+        (WorkState::Unanswered, both(true), unsure(true)),
+        (WorkState::Unanswered, both(false), unsure(true)),
         (unsure(false), both(true), unsure(false)),
-        (unsure(true), Sample { moved: Movement::Nothing, ..tie }, unsure(true)),
-        (unsure(true), Sample { moved: Movement::Nothing, is_still: true, ..tie }, WorkState::Rest),
-        (unsure(true), Sample { moved: Movement::Written, ..tie }, WorkState::Rest),
-        (unsure(true), Sample { moved: Movement::Read, ..tie }, WorkState::Asked),
-        (WorkState::Rest, Sample { moved: Movement::Unknown, ..tie }, unsure(true)),
-        (WorkState::Rest, Sample { moved: Movement::Unknown, is_still: true, ..tie }, WorkState::Rest),
+        (unsure(true), Sample { movement: Movement::Nothing, ..tie }, unsure(true)),
+        (unsure(true), Sample { movement: Movement::Nothing, is_still: true, ..tie }, WorkState::Idle),
+        (unsure(true), Sample { movement: Movement::Written, ..tie }, WorkState::Idle),
+        (unsure(true), Sample { movement: Movement::Read, ..tie }, WorkState::Unanswered),
+        (WorkState::Idle, Sample { movement: Movement::Unknown, ..tie }, unsure(true)),
+        (WorkState::Idle, Sample { movement: Movement::Unknown, is_still: true, ..tie }, WorkState::Idle),
     ] {
-        assert_eq!(judge(before, signs), expected, "{before:?} {signs:?}");
+        assert_eq!(state_of(before, signs), expected, "{before:?} {signs:?}");
     }
 }
 
 #[test]
 fn what_is_unread_was_begun_only_if_it_was_read_of() {
-    let unread = |moved| Sample { moved, unread: true, ..PLAIN };
+    let unread = |moved| Sample { movement: moved, unread: true, ..PLAIN };
     for (before, signs, expected) in [
-        (WorkState::Rest, unread(Movement::Nothing), WorkState::Waits),
-        (WorkState::Waits, unread(Movement::Nothing), WorkState::Waits),
-        (WorkState::Asked, unread(Movement::Nothing), WorkState::Asked),
-        (WorkState::Rest, unread(Movement::Read), WorkState::Asked),
-        (WorkState::Asked, unread(Movement::Written), WorkState::Waits),
+        (WorkState::Idle, unread(Movement::Nothing), WorkState::Unread),
+        (WorkState::Unread, unread(Movement::Nothing), WorkState::Unread),
+        (WorkState::Unanswered, unread(Movement::Nothing), WorkState::Unanswered),
+        (WorkState::Idle, unread(Movement::Read), WorkState::Unanswered),
+        (WorkState::Unanswered, unread(Movement::Written), WorkState::Unread),
         // The rest of a request, or another one?
         (
-            WorkState::Asked,
+            WorkState::Unanswered,
             unread(Movement::ReadAndWritten { one_request: true }),
-            WorkState::Unsure { was_asked: true },
+            WorkState::Uncertain { was_asked: true },
         ),
-        (WorkState::Rest, unread(Movement::Unknown), WorkState::Unsure { was_asked: true }),
+        (WorkState::Idle, unread(Movement::Unknown), WorkState::Uncertain { was_asked: true }),
     ] {
-        assert_eq!(judge(before, signs), expected, "{before:?} {signs:?}");
+        assert_eq!(state_of(before, signs), expected, "{before:?} {signs:?}");
     }
 }
 
@@ -213,8 +217,8 @@ fn an_open_question_stays_open_for_who_can_ask() {
         ..TrafficHistory::default()
     };
     let is_open = |ms, unread, asks| {
-        ConnectionWork::of_tcp(None, tie(ms), [unread, 0, 0], asks, now).doing
-            == WorkState::Unsure { was_asked: true }
+        ConnectionWork::of_tcp(None, tie(ms), [unread, 0, 0], asks, now).state
+            == WorkState::Uncertain { was_asked: true }
     };
     assert_eq!([100, 400, 9_000, 10_000].map(|ms| is_open(ms, 0, true)), [true, true, true, false]);
     assert_eq!([100, 400, 9_000, 10_000].map(|ms| is_open(ms, 0, false)), [true, false, false, false]);

@@ -27,7 +27,7 @@ use super::source::ArchiveFormat;
 pub(super) struct Member {
     /// The path below the target directory.
     pub(super) path: PathBuf,
-    pub(super) what: MemberKind,
+    pub(super) kind: MemberKind,
     /// Its permissions, if the archive has them.
     pub(super) mode: Option<u32>,
 }
@@ -96,7 +96,7 @@ fn each_of_tar(
     visit: &mut MemberVisitor,
 ) -> Result<(), Error> {
     let place = Rc::new(StreamPosition::default());
-    let mut archive = tar::Archive::new(LimitedReader { inner: unpacked, place: Rc::clone(&place) });
+    let mut archive = tar::Archive::new(LimitedReader { inner: unpacked, position: Rc::clone(&place) });
     let broken = |error: io::Error| damaged(given, &error);
     place.allow(0);
     for (number, entry) in archive.entries().map_err(broken)?.enumerate() {
@@ -122,7 +122,7 @@ fn each_of_tar(
         } else {
             return Err(bad_member(given, &path, "is neither a file nor a directory nor a link"));
         };
-        visit(&Member { path, what, mode: Some(mode) }, &mut entry)?;
+        visit(&Member { path, kind: what, mode: Some(mode) }, &mut entry)?;
     }
     // The checksum of the compression follows the end.
     place.allow(0);
@@ -160,7 +160,7 @@ fn each_of_zip(
         };
         let mode = entry.unix_mode();
         // One byte more than declared, so that the reader reaches the end, where it compares the checksum.
-        visit(&Member { path, what, mode }, &mut entry.take(size.saturating_add(1)))?;
+        visit(&Member { path, kind: what, mode }, &mut entry.take(size.saturating_add(1)))?;
     }
     Ok(())
 }
@@ -216,15 +216,15 @@ impl StreamPosition {
 /// A stream that enforces a limit.
 struct LimitedReader<R> {
     inner: R,
-    place: Rc<StreamPosition>,
+    position: Rc<StreamPosition>,
 }
 
 impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        let read = self.place.read.get() + n as u64;
-        self.place.read.set(read);
-        match read <= self.place.allowed.get() {
+        let read = self.position.read.get() + n as u64;
+        self.position.read.set(read);
+        match read <= self.position.allowed.get() {
             true => Ok(n),
             false => Err(io::Error::other("the data between two members is too long")),
         }

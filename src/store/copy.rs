@@ -28,7 +28,7 @@ impl Budget {
     }
 
     /// An error if the import was called off.
-    pub(super) fn go_on(&self, given: &Path) -> Result<(), Error> {
+    pub(super) fn check_called_off(&self, given: &Path) -> Result<(), Error> {
         match self.is_called_off() {
             false => Ok(()),
             true => Err(Error::refused(given, "it was called off", "nothing has changed")),
@@ -37,7 +37,7 @@ impl Budget {
 
     /// Subtracts `bytes`. `given` is for the error.
     pub(super) fn take(&mut self, bytes: u64, given: &Path) -> Result<(), Error> {
-        self.go_on(given)?;
+        self.check_called_off(given)?;
         let exceeded = || {
             let cause = format!("it has more than {} bytes", self.limit_bytes);
             Error::refused(given, cause, "if that is right, raise max_size in [update] of the service file")

@@ -151,6 +151,10 @@ fn origin<'data, R: ReadRef<'data>>(
 
 fn check_script(start: &[u8], given: &Path, search: Option<&std::ffi::OsStr>) -> Result<(), Error> {
     let line = start[2..].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if line.ends_with(b"\r") {
+        let hint = "convert the file (sed -i 's/\\r$//')";
+        return Err(Error::refused(given, "its #! line ends with a carriage return", hint));
+    }
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r')).filter(|word| !word.is_empty());
     let path = |word: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(word));
     let hint = "correct the first line of the script, or install the interpreter";
@@ -219,6 +223,8 @@ mod tests {
         }
         assert_eq!(told(b"#!/bin/sh\n"), Ok(ProgramDependencies::default()));
         assert_eq!(told(b"#! /usr/bin/env sh\n"), Ok(ProgramDependencies::default()));
+        assert!(told(b"#!/bin/sh\r\n").unwrap_err().contains("its #! line ends with a carriage return"));
+        assert!(told(b"#!/usr/bin/env sh\r\n").unwrap_err().contains("carriage return"));
         assert!(told(b"#!/bin/nosuch -x\n").unwrap_err().contains("/bin/nosuch"));
         assert!(told(b"#!/usr/bin/env nosuch-interpreter\n").unwrap_err().contains("not in the PATH"));
         assert!(told(b"#!").unwrap_err().contains("interpreter of its first line"));

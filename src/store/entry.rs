@@ -13,6 +13,15 @@ pub fn check_tree(import: &Import) -> Result<(), Error> {
     check(&import.path, &import.path, import).map(drop)
 }
 
+/// Whether this machine can execute a program in its place. `search` is where `env` looks for the interpreter of a
+/// script. A program that this user may execute but not read is not looked into. Accesses the file system.
+pub fn check_program(path: &Path, search: Option<&std::ffi::OsStr>) -> Result<(), Error> {
+    match elf::check(path, path, search) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        checked => checked.map(drop),
+    }
+}
+
 /// Checks that the member to start is named.
 pub(super) fn check_named(given: &Path, member: Option<&str>) -> Result<(), Error> {
     if member.is_some() {
@@ -28,7 +37,7 @@ pub(super) fn check(top: &Path, given: &Path, import: &Import) -> Result<PathBuf
     let hint = "correct member in [update] of the service file, or --member";
     let refused = |cause: String| Error::refused(given, cause, hint);
     let all = tree::walk(top)?;
-    let is_file = |node: &&tree::Node| matches!(node.what, tree::NodeKind::File { .. });
+    let is_file = |node: &&tree::Node| matches!(node.kind, tree::NodeKind::File { .. });
     let fitting: Vec<&tree::Node> =
         all.iter().filter(is_file).filter(|node| node.path.ends_with(wanted)).collect();
     let exact = fitting.iter().find(|node| node.path == Path::new(wanted)).copied();
@@ -41,7 +50,7 @@ pub(super) fn check(top: &Path, given: &Path, import: &Import) -> Result<PathBuf
         (None, []) => return Err(refused(format!("there is no file {wanted} in it"))),
         (None, _) => return Err(refused(format!("more than one file of it ends in {wanted}"))),
     };
-    if !all.iter().any(|node| node.path == *entry && node.what == (tree::NodeKind::File { executable: true }))
+    if !all.iter().any(|node| node.path == *entry && node.kind == (tree::NodeKind::File { executable: true }))
     {
         let cause = format!("{} in it has no execute bit", entry.display());
         return Err(Error::refused(given, cause, "run chmod +x"));

@@ -29,6 +29,8 @@ pub struct Import {
     pub path: PathBuf,
     /// The member of an archive, or the file of a tree, to start. Relative to the top.
     pub member: Option<String>,
+    /// Whether only an archive or a directory is meant, since one of its members was named for it.
+    pub has_members: bool,
     /// Import a whole archive: the member is the file to start.
     pub tree: bool,
     /// Maximum size to copy or unpack, in bytes.
@@ -83,6 +85,10 @@ impl Store {
     pub fn import(&self, import: &Import, step: &mut dyn FnMut(ImportStep)) -> Result<Imported, Error> {
         step(ImportStep::Copying);
         let given = SourceFile::open(&import.path)?;
+        if let (true, SourceForm::Program, Some(member)) = (import.has_members, given.form, &import.member) {
+            let cause = format!("it is no archive and no directory, so it has no member {member}");
+            return Err(Error::refused(&import.path, cause, "leave out --member, or name the archive"));
+        }
         if let Some(there) = self.find_same(import, &given, step)? {
             return self.reused(&there, import, &given);
         }
@@ -90,34 +96,34 @@ impl Store {
         let incoming = UnfinishedVersion::new(&self.directory)?;
         crash_point!("supervisor/import/begun");
         let mut budget = import.budget();
-        let taken = incoming.take_in(import, &given, &mut budget, step)?;
+        let copy_result = incoming.copy_and_verify(import, &given, &mut budget, step)?;
         crash_point!("supervisor/import/copied");
-        let id = taken.id;
+        let id = copy_result.id;
         if let Some(there) = self.get(&id).filter(|there| self.is_whole(there)) {
-            self.narrow_to(&there, &incoming.files(), &taken)?;
-            return self.reused(&(id, taken.source), import, &given);
+            self.narrow_permissions(&there, &incoming.files(), &copy_result)?;
+            return self.reused(&(id, copy_result.source), import, &given);
         }
         let version = match &import.version {
             Some(version) => Some(version.clone()),
             None if import.version_command.is_empty() => {
-                readable::version(&incoming.files(), &taken.entry, &import.path)
+                readable::version(&incoming.files(), &copy_result.entry, &import.path)
             }
-            None => incoming.ask(&taken.entry, import)?,
+            None => incoming.ask(&copy_result.entry, import)?,
         };
         step(ImportStep::Storing);
-        budget.go_on(&given.path)?;
+        budget.check_called_off(&given.path)?;
         let files = incoming.files();
         let size_bytes = tree::protect(&files).map_err(Error::io("protect it", &files))?;
-        let CopyResult { kind, entry, source, .. } = taken;
-        let made = VersionMetadata { id, kind, entry, size_bytes, version, added_unix_ms: unix_ms() };
+        let CopyResult { kind, entry, source, .. } = copy_result;
+        let metadata = VersionMetadata { id, kind, entry, size_bytes, version, added_unix_ms: unix_ms() };
         // Its files may be lost while its metadata is still known.
-        let known = self.get(&id).map(|known| known.used).unwrap_or_default();
-        let used = UsageRecord { source: Some(origin(import, &given, source)), ..known };
-        incoming.write(&made, &used)?;
+        let known = self.get(&id).map(|known| known.usage).unwrap_or_default();
+        let usage = UsageRecord { source: Some(origin(import, &given, source)), ..known };
+        incoming.write(&metadata, &usage)?;
         crash_point!("supervisor/import/written");
-        incoming.sync(&made)?;
+        incoming.sync(&metadata)?;
         crash_point!("supervisor/import/synced");
-        let version = Version { made, used };
+        let version = Version { metadata, usage };
         self.put(incoming.directory(), &version)?;
         crash_point!("supervisor/import/stored");
         Ok(Imported { path: self.path_of(&version), version, was_there: false })
@@ -134,14 +140,15 @@ impl Store {
         let versions = self.versions();
         let looks_same = |source: &Source| {
             given.form != SourceForm::Tree
-                && source.look == given.look
+                && source.look == given.stamp
                 && source.tree == import.tree
                 && source.member == import.member
         };
-        let mut sources = versions.iter().filter_map(|it| Some((it.made.id, it.used.source.as_ref()?)));
+        let mut sources = versions.iter().filter_map(|it| Some((it.metadata.id, it.usage.source.as_ref()?)));
         let known = sources.find(|(_, source)| looks_same(source)).map(|(id, source)| (id, source.sha256));
-        let has_size =
-            |it: &&Version| it.made.kind == VersionKind::File && it.made.size_bytes == given.look.size;
+        let has_size = |it: &&Version| {
+            it.metadata.kind == VersionKind::File && it.metadata.size_bytes == given.stamp.size
+        };
         let found = match known {
             Some(known) => Some(known),
             None if given.form == SourceForm::Program && versions.iter().any(|it| has_size(&it)) => {
@@ -163,17 +170,21 @@ impl Store {
             privileges::carry(&given.file, &stored, &given.path)?;
             narrow(&stored, &given.file).map_err(Error::io("protect it", &at))?;
         }
-        Ok(Some((there.made.id, source)))
+        Ok(Some((there.metadata.id, source)))
     }
 
     /// Removes permissions from a stored version that the newly given same content does not have.
-    fn narrow_to(&self, there: &Version, files: &Path, taken: &CopyResult) -> Result<(), Error> {
+    fn narrow_permissions(
+        &self,
+        there: &Version,
+        files: &Path,
+        copy_result: &CopyResult,
+    ) -> Result<(), Error> {
         let at = self.path_of(there);
-        let narrowed = match taken.kind {
-            VersionKind::Tree => tree::narrow(&self.files_of(&there.made.id), files),
-            VersionKind::File => {
-                File::open(&at).and_then(|stored| narrow(&stored, &File::open(files.join(&taken.entry))?))
-            }
+        let narrowed = match copy_result.kind {
+            VersionKind::Tree => tree::narrow(&self.files_of(&there.metadata.id), files),
+            VersionKind::File => File::open(&at)
+                .and_then(|stored| narrow(&stored, &File::open(files.join(&copy_result.entry))?)),
         };
         narrowed.map_err(Error::io("protect it", &at))
     }
@@ -186,10 +197,10 @@ impl Store {
         given: &SourceFile,
     ) -> Result<Imported, Error> {
         let origin = origin(import, given, *source);
-        let version = self.change(id, |used| {
-            let is_news = used.source.as_ref() != Some(&origin);
-            used.source = Some(origin);
-            is_news
+        let version = self.change(id, |usage| {
+            let is_changed = usage.source.as_ref() != Some(&origin);
+            usage.source = Some(origin);
+            is_changed
         })?;
         Ok(Imported { path: self.path_of(&version), version, was_there: true })
     }
@@ -198,7 +209,7 @@ impl Store {
 fn origin(import: &Import, given: &SourceFile, sha256: Id) -> Source {
     let (path, member, tree) = (import.path.clone(), import.member.clone(), import.tree);
     let digest = (given.form == SourceForm::Tree).then(|| tree::digest(&given.path)).flatten();
-    Source { path, look: given.look, digest, sha256, member, tree }
+    Source { path, look: given.stamp, digest, sha256, member, tree }
 }
 
 /// Removes the permissions from a file that another one does not have.
@@ -247,7 +258,7 @@ impl UnfinishedVersion {
     }
 
     /// Copies the given file, verifies the copy, and unpacks it. From here on the given path does not matter.
-    fn take_in(
+    fn copy_and_verify(
         &self,
         import: &Import,
         given: &SourceFile,
@@ -257,7 +268,7 @@ impl UnfinishedVersion {
         if given.form == SourceForm::Tree {
             return self.take_in_tree(import, given, budget, step);
         }
-        budget.take(given.look.size, &given.path)?;
+        budget.take(given.stamp.size, &given.path)?;
         let copied = self.0.join("copy");
         let mut options = File::options();
         let copy_of = options.read(true).write(true).create_new(true).mode(0o600).open(&copied);
@@ -265,7 +276,7 @@ impl UnfinishedVersion {
         copy(&given.file, &copy_of, budget).map_err(Error::io("copy it", &copied))?;
         given.is_unchanged()?;
         step(ImportStep::Verifying);
-        budget.go_on(&given.path)?;
+        budget.check_called_off(&given.path)?;
         let source = File::open(&copied).and_then(Id::of).map_err(Error::io("read it", &copied))?;
         let evidence = import.evidence.completed(&given.path, &import.trust);
         evidence.check(&given.path, &source, Some(&copy_of), &import.trust)?;
@@ -277,9 +288,9 @@ impl UnfinishedVersion {
                 let mut budget = import.budget();
                 let copy_of = File::open(&copied).map_err(Error::io("open it", &copied))?;
                 let archive = (copy_of, source);
-                let taken = self.take_out(import, given, &unpack, archive, &mut budget, step)?;
+                let copy_result = self.take_out(import, given, &unpack, archive, &mut budget, step)?;
                 fs::remove_file(&copied).map_err(Error::io("remove it", &copied))?;
-                Ok(taken)
+                Ok(copy_result)
             }
             SourceForm::Program | SourceForm::Tree => {
                 let to = self.files().join(given.name());
@@ -376,27 +387,27 @@ impl UnfinishedVersion {
         Ok(version)
     }
 
-    pub(super) fn write(&self, made: &VersionMetadata, used: &UsageRecord) -> Result<(), Error> {
-        let (made_at, used_at) = (self.0.join(MADE), self.0.join(USED));
-        meta::write(&made_at, made).map_err(Error::io("write it", &made_at))?;
-        meta::write(&used_at, used).map_err(Error::io("write it", &used_at))?;
+    pub(super) fn write(&self, metadata: &VersionMetadata, usage: &UsageRecord) -> Result<(), Error> {
+        let (metadata_path, usage_path) = (self.0.join(MADE), self.0.join(USED));
+        meta::write(&metadata_path, metadata).map_err(Error::io("write it", &metadata_path))?;
+        meta::write(&usage_path, usage).map_err(Error::io("write it", &usage_path))?;
         fs::set_permissions(&self.0, Permissions::from_mode(0o755)).map_err(Error::io("protect it", &self.0))
     }
 
     /// Syncs everything. Blocks.
-    pub(super) fn sync(&self, made: &VersionMetadata) -> Result<(), Error> {
+    pub(super) fn sync(&self, metadata: &VersionMetadata) -> Result<(), Error> {
         let sync = |path: &Path| {
             File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write it to the disk", path))
         };
         let files = self.files();
-        match made.kind {
+        match metadata.kind {
             // Syncing thousands of files one by one takes longer than syncing the whole file system.
             VersionKind::Tree => {
                 let opened = File::open(&files).map_err(Error::io("open it", &files))?;
                 let synced = file_system::sync(&opened).map_err(std::io::Error::from);
                 synced.map_err(Error::io("write it to the disk", &files))?;
             }
-            VersionKind::File => sync(&files.join(&made.entry))?,
+            VersionKind::File => sync(&files.join(&metadata.entry))?,
         }
         [files, self.0.join(MADE), self.0.join(USED), self.0.clone()].iter().try_for_each(|path| sync(path))
     }

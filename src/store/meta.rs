@@ -166,15 +166,15 @@ pub struct UsageRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     /// The immutable part.
-    pub made: VersionMetadata,
+    pub metadata: VersionMetadata,
     /// The mutable part.
-    pub used: UsageRecord,
+    pub usage: UsageRecord,
 }
 
 impl Version {
     /// Its version text: as reported by a process, or as read or given at the import.
     pub fn name(&self) -> Option<&str> {
-        self.used.told.as_deref().or(self.made.version.as_deref())
+        self.usage.told.as_deref().or(self.metadata.version.as_deref())
     }
 }
 

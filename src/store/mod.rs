@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use content_match::{ContentMatch, PathRecord};
-pub use entry::check_tree;
+pub use entry::{check_program, check_tree};
 pub use error::Error;
 pub use import::{Import, ImportStep, Imported};
 pub use meta::{FileStamp, Id, Source, UsageRecord, Version, VersionKind, VersionMetadata};
@@ -48,6 +48,8 @@ pub use verify::{Evidence, Require, Trust, is_public_key};
 /// The prefix of directories that the next process removes.
 pub(crate) const INCOMING: &str = "incoming-";
 const FILES: &str = "files";
+/// The least digits of a hash that mean a version.
+const HASH_DIGITS_MIN: usize = 4;
 const MADE: &str = "made.json";
 const USED: &str = "used.json";
 
@@ -79,11 +81,11 @@ impl Store {
             if name.starts_with(INCOMING) {
                 leftovers.push(path);
             } else if let Ok(id) = name.parse::<Id>()
-                && let Some(made) =
-                    meta::read::<VersionMetadata>(&path.join(MADE)).ok().filter(|made| made.id == id)
+                && let Some(metadata) =
+                    meta::read::<VersionMetadata>(&path.join(MADE)).ok().filter(|metadata| metadata.id == id)
             {
-                let used = meta::read(&path.join(USED)).unwrap_or_default();
-                known.insert(id, Version { made, used });
+                let usage = meta::read(&path.join(USED)).unwrap_or_default();
+                known.insert(id, Version { metadata, usage });
             }
         }
         let directory = directory.to_owned();
@@ -121,7 +123,7 @@ impl Store {
     pub fn versions(&self) -> Vec<Version> {
         let mut versions: Vec<Version> = lock(&self.known).values().cloned().collect();
         versions.sort_by_key(|it| {
-            std::cmp::Reverse((it.used.last_generation(), it.made.added_unix_ms, it.made.id))
+            std::cmp::Reverse((it.usage.last_generation(), it.metadata.added_unix_ms, it.metadata.id))
         });
         versions
     }
@@ -151,24 +153,38 @@ impl Store {
 
     /// The file of a version to start.
     pub fn path_of(&self, version: &Version) -> PathBuf {
-        self.files_of(&version.made.id).join(&version.made.entry)
+        self.files_of(&version.metadata.id).join(&version.metadata.entry)
     }
 
-    /// Finds the one version that matches a prefix of its hash, or its version text.
-    pub fn meant_by(&self, word: &str) -> Result<Version, Error> {
+    /// Finds the one version that matches a prefix of its hash, or its version text, or the words at the end of that:
+    /// `2.3.1` means `web 2.3.1`. A hash or a whole text comes before the end of one.
+    pub fn find_by_word(&self, word: &str) -> Result<Version, Error> {
         let versions = self.versions();
-        let is_hash = word.len() >= 4;
-        let fits = |it: &&Version| {
-            (is_hash && it.made.id.to_string().starts_with(&word.to_ascii_lowercase()))
-                || it.used.told.as_deref() == Some(word)
-                || it.made.version.as_deref() == Some(word)
+        let is_hash = word.len() >= HASH_DIGITS_MIN;
+        let is_named = |it: &Version, fits: &dyn Fn(&str) -> bool| {
+            [&it.usage.told, &it.metadata.version].into_iter().flatten().any(|name| fits(name))
         };
-        let fitting: Vec<&Version> = versions.iter().filter(fits).collect();
+        let fits = |it: &&Version| {
+            (is_hash && it.metadata.id.to_string().starts_with(&word.to_ascii_lowercase()))
+                || is_named(it, &|name| name == word)
+        };
+        let ends_in_word = |name: &str| name.strip_suffix(word).is_some_and(|before| before.ends_with(' '));
+        let mut fitting: Vec<&Version> = versions.iter().filter(fits).collect();
+        if fitting.is_empty() && !word.is_empty() {
+            fitting = versions.iter().filter(|it| is_named(it, &ends_in_word)).collect();
+        }
+        let is_short_hash = !is_hash && !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         match fitting[..] {
             [version] => Ok(version.clone()),
+            [] if is_short_hash => {
+                let cause = format!(
+                    "no version is named {word:?}, and a hash needs {HASH_DIGITS_MIN} digits or more"
+                );
+                Err(Error::Unknown { cause })
+            }
             [] => Err(Error::Unknown { cause: format!("no version {word:?} is kept") }),
             [..] => {
-                let ids: Vec<String> = fitting.iter().map(|it| it.made.id.to_string()).collect();
+                let ids: Vec<String> = fitting.iter().map(|it| it.metadata.id.to_string()).collect();
                 Err(Error::Unknown {
                     cause: format!("{word:?} is more than one version: {}", ids.join(", ")),
                 })
@@ -178,7 +194,7 @@ impl Store {
 
     /// Records a commit as this generation. Blocks, but does not sync.
     pub fn note_committed(&self, id: &Id, generation: u64) -> Result<(), Error> {
-        self.change(id, |used| used.note(generation)).map(|_| ())
+        self.change(id, |usage| usage.note(generation)).map(|_| ())
     }
 
     /// Records that the commit as this generation was undone. Blocks, but does not sync.
@@ -187,14 +203,15 @@ impl Store {
     }
 
     /// Records the version text reported by a process. Blocks, but does not sync.
-    pub fn note_told(&self, id: &Id, version: &str) -> Result<(), Error> {
-        let told = |used: &mut UsageRecord| used.told.replace(version.to_owned()).as_deref() != Some(version);
+    pub fn note_reported_version(&self, id: &Id, version: &str) -> Result<(), Error> {
+        let told =
+            |usage: &mut UsageRecord| usage.told.replace(version.to_owned()).as_deref() != Some(version);
         self.change(id, told).map(|_| ())
     }
 
     /// Pins a version, or unpins it. Durable when this returns. Blocks.
     pub fn pin(&self, id: &Id, pinned: bool) -> Result<Version, Error> {
-        let version = self.change(id, |used| std::mem::replace(&mut used.pinned, pinned) != pinned)?;
+        let version = self.change(id, |usage| std::mem::replace(&mut usage.pinned, pinned) != pinned)?;
         let at = self.directory.join(id.to_string());
         let synced = File::open(at.join(USED)).and_then(|file| file.sync_all());
         synced.and_then(|()| File::open(&at)?.sync_all()).map_err(Error::io("write it to the disk", &at))?;
@@ -205,12 +222,14 @@ impl Store {
     /// Keeps the ones in `used` and the pinned ones. Blocks. Returns the removed versions.
     pub fn gc(&self, keep: usize, used: &BTreeSet<Id>) -> Result<Vec<Version>, Error> {
         let versions = self.versions();
-        let ran = versions.iter().filter(|it| it.used.last_generation().is_some());
-        let kept: BTreeSet<Id> = ran.take(keep).map(|it| it.made.id).collect();
-        let stays = |it: &Version| it.used.pinned || used.contains(&it.made.id) || kept.contains(&it.made.id);
+        let ran = versions.iter().filter(|it| it.usage.last_generation().is_some());
+        let kept: BTreeSet<Id> = ran.take(keep).map(|it| it.metadata.id).collect();
+        let stays = |it: &Version| {
+            it.usage.pinned || used.contains(&it.metadata.id) || kept.contains(&it.metadata.id)
+        };
         let surplus: Vec<Version> = versions.into_iter().filter(|it| !stays(it)).collect();
         for version in &surplus {
-            self.remove(&version.made.id)?;
+            self.remove(&version.metadata.id)?;
         }
         Ok(surplus)
     }
@@ -230,7 +249,7 @@ impl Store {
 
     /// Renames a complete directory to its final name.
     fn put(&self, from: &Path, version: &Version) -> Result<(), Error> {
-        let id = version.made.id;
+        let id = version.metadata.id;
         let at = self.directory.join(id.to_string());
         // A directory without metadata is not a version.
         remove_tree(&at);
@@ -246,14 +265,14 @@ impl Store {
         let _turn = lock(&self.writing);
         let unknown = || Error::Unknown { cause: format!("no version {id} is kept") };
         let mut version = self.get(id).ok_or_else(unknown)?;
-        let mut used = version.used.clone();
+        let mut used = version.usage.clone();
         if change(&mut used) {
             let at = self.directory.join(id.to_string()).join(USED);
             let beside = at.with_extension("new");
             let _ = fs::remove_file(&beside);
             let written = meta::write(&beside, &used).and_then(|_| fs::rename(&beside, &at));
             written.map_err(Error::io("write it", &at))?;
-            version.used = used;
+            version.usage = used;
             if let Some(known) = lock(&self.known).get_mut(id) {
                 *known = version.clone();
             }
@@ -266,9 +285,9 @@ impl Store {
         if self.directory.is_dir() {
             return Ok(());
         }
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.directory);
+        let created = DirBuilder::new().recursive(true).mode(0o755).create(&self.directory);
         let parent = self.directory.parent().unwrap_or(Path::new("/"));
-        let synced = made.and_then(|()| File::open(parent)?.sync_all());
+        let synced = created.and_then(|()| File::open(parent)?.sync_all());
         synced.map_err(Error::io("make the directory", &self.directory))
     }
 }

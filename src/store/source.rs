@@ -10,7 +10,7 @@ use super::error::Error;
 use super::meta::FileStamp;
 use super::privileges;
 use crate::config::check_binary;
-use crate::sys::exposed::{Exposed, Use, check_exposure, check_found};
+use crate::sys::exposed::{Exposed, FileUse, check_exposure, check_found};
 use crate::sys::path::NONBLOCK;
 
 /// The given file.
@@ -20,7 +20,7 @@ pub(super) struct SourceFile {
     pub(super) form: SourceForm,
     /// The file; for a tree, its directory.
     pub(super) file: File,
-    pub(super) look: FileStamp,
+    pub(super) stamp: FileStamp,
 }
 
 /// How it is imported.
@@ -55,7 +55,7 @@ const LINKS_MAX: usize = 40;
 impl SourceFile {
     /// Opens `path`. Refuses what other users can write, and what is neither executable nor an archive.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        match check_exposure(path, Use::Copied) {
+        match check_exposure(path, FileUse::Copied) {
             // The file itself is checked after the open, once it is known to be a regular file.
             Ok(_) | Err(Exposed::File(_)) => {}
             Err(cause) => return Err(exposed(path, cause)),
@@ -70,7 +70,7 @@ impl SourceFile {
         let look = FileStamp::of(&found);
         let form = if found.is_dir() { SourceForm::Tree } else { form_of_file(path, &file, &found)? };
         check_found(path, &found).map_err(|cause| exposed(path, cause))?;
-        Ok(Self { path: path.to_owned(), form, file, look })
+        Ok(Self { path: path.to_owned(), form, file, stamp: look })
     }
 
     /// Whether the file is still the opened one, neither written nor replaced.
@@ -78,11 +78,11 @@ impl SourceFile {
         let now = self.file.metadata().map_err(Error::io("examine it", &self.path))?;
         let there = std::fs::metadata(&self.path).map(|found| (found.dev(), found.ino())).ok();
         let same = if self.form == SourceForm::Tree {
-            (now.dev(), now.ino()) == (self.look.device, self.look.inode)
+            (now.dev(), now.ino()) == (self.stamp.device, self.stamp.inode)
         } else {
-            FileStamp::of(&now) == self.look
+            FileStamp::of(&now) == self.stamp
         };
-        match same && there == Some((self.look.device, self.look.inode)) {
+        match same && there == Some((self.stamp.device, self.stamp.inode)) {
             true => Ok(()),
             false => Err(changed(&self.path)),
         }
@@ -110,7 +110,7 @@ pub fn check_source(path: &Path) -> Result<(), Error> {
 
 /// Whether only trusted users can change what a service file names. Accesses the file system.
 pub fn check_named(path: &Path) -> Result<(), Error> {
-    check_exposure(path, Use::Named).map(|_| ()).map_err(|cause| exposed(path, cause))
+    check_exposure(path, FileUse::Named).map(|_| ()).map_err(|cause| exposed(path, cause))
 }
 
 /// It changed during the import.

@@ -153,8 +153,8 @@ fn a_program_comes_in_once_whatever_its_path() {
     let first = place
         .import_as(&Import { version_command: vec!["{binary}".into(), "1.2".into()], ..asked(&path) })
         .unwrap();
-    assert_eq!(first.version.made.version.as_deref(), Some("s3 1.2"));
-    assert_eq!(first.version.made.id, Id::of(SCRIPT.as_bytes()).unwrap());
+    assert_eq!(first.version.metadata.version.as_deref(), Some("s3 1.2"));
+    assert_eq!(first.version.metadata.id, Id::of(SCRIPT.as_bytes()).unwrap());
     assert!(first.path.ends_with("files/s3") && !first.was_there);
     assert_eq!(fs::metadata(&first.path).unwrap().mode() & 0o7777, 0o555);
     assert_eq!(place.store.version_at(&first.path), Some(first.version.clone()));
@@ -164,7 +164,7 @@ fn a_program_comes_in_once_whatever_its_path() {
     let copied = place.write("s3-copy", SCRIPT, 0o755);
     let again = place.import(&copied).unwrap();
     assert!(again.was_there && again.path == first.path);
-    assert_eq!(again.version.used.source.unwrap().path, copied);
+    assert_eq!(again.version.usage.source.unwrap().path, copied);
     // Changes of the given path have no effect.
     fs::write(&path, "#!/bin/sh\nexit 1\n").unwrap();
     assert_eq!(fs::read_to_string(&first.path).unwrap(), SCRIPT);
@@ -202,15 +202,15 @@ fn a_whole_archive_is_the_same_tree_in_each_form_and_as_a_directory() {
         let path = place.write(name, &content, 0o644);
         let import = Import { member: Some("bin/s3".into()), tree: true, ..asked(&path) };
         let imported = place.import_as(&import).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(imported.version.made.kind, VersionKind::Tree);
+        assert_eq!(imported.version.metadata.kind, VersionKind::Tree);
         assert_eq!(fs::read_to_string(imported.path.with_file_name("../lib/data")).unwrap(), "data");
-        ids.insert(imported.version.made.id);
+        ids.insert(imported.version.metadata.id);
     }
     place.write("dist/bin/s3", SCRIPT, 0o755);
     place.write("dist/lib/data", "data", 0o600);
     symlink("bin/s3", place.path("dist/s3")).unwrap();
     let import = Import { member: Some("bin/s3".into()), ..asked(&place.path("dist")) };
-    ids.insert(place.import_as(&import).unwrap().version.made.id);
+    ids.insert(place.import_as(&import).unwrap().version.metadata.id);
     assert_eq!(ids.len(), 1);
 
     let without = asked(&place.path("dist"));
@@ -335,25 +335,25 @@ fn what_is_kept_is_what_ran_last_what_is_used_and_what_is_pinned() {
             let path = place.write(&format!("s3-{n}"), format!("{SCRIPT}: {n}\n"), 0o755);
             let imported =
                 place.import_as(&Import { version: Some(format!("1.{n}")), ..asked(&path) }).unwrap();
-            imported.version.made.id
+            imported.version.metadata.id
         })
         .collect();
     // The last one never ran, and the first one ran again.
     for (generation, id) in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 0)] {
         place.store.note_committed(&ids[id], generation).unwrap();
     }
-    let newest: Vec<Id> = place.store.versions().iter().map(|it| it.made.id).collect();
+    let newest: Vec<Id> = place.store.versions().iter().map(|it| it.metadata.id).collect();
     assert_eq!(newest, [ids[0], ids[4], ids[3], ids[2], ids[1], ids[5]]);
-    assert!(place.store.pin(&ids[1], true).unwrap().used.pinned);
+    assert!(place.store.pin(&ids[1], true).unwrap().usage.pinned);
     let removed = place.store.gc(2, &BTreeSet::from([ids[2]])).unwrap();
-    assert_eq!(removed.iter().map(|it| it.made.id).collect::<Vec<_>>(), [ids[3], ids[5]]);
+    assert_eq!(removed.iter().map(|it| it.metadata.id).collect::<Vec<_>>(), [ids[3], ids[5]]);
     assert_eq!(place.leftovers(), 0);
     assert_eq!(Store::open(&place.path("state/versions")).unwrap().versions(), place.store.versions());
 
-    assert_eq!(place.store.meant_by("1.5").unwrap().made.id, ids[4]);
-    assert_eq!(place.store.meant_by(&ids[4].to_string()[..8]).unwrap().made.id, ids[4]);
+    assert_eq!(place.store.find_by_word("1.5").unwrap().metadata.id, ids[4]);
+    assert_eq!(place.store.find_by_word(&ids[4].to_string()[..8]).unwrap().metadata.id, ids[4]);
     for word in ["1.6", "", "no"] {
-        assert!(place.store.meant_by(word).is_err(), "{word}");
+        assert!(place.store.find_by_word(word).is_err(), "{word}");
     }
     place.store.pin(&ids[1], false).unwrap();
     assert_eq!(place.store.gc(2, &BTreeSet::new()).unwrap().len(), 2);
@@ -371,8 +371,11 @@ fn what_a_dead_process_left_is_no_version_and_is_swept() {
     fs::create_dir_all(versions.join(Id([1; 32]).to_string())).unwrap();
     fs::write(imported.path.parent().unwrap().with_file_name(USED), "").unwrap();
     let store = Store::open(&versions).unwrap();
-    assert_eq!(store.versions().iter().map(|it| it.made.id).collect::<Vec<_>>(), [imported.version.made.id]);
-    assert_eq!(store.versions()[0].used, UsageRecord::default());
+    assert_eq!(
+        store.versions().iter().map(|it| it.metadata.id).collect::<Vec<_>>(),
+        [imported.version.metadata.id]
+    );
+    assert_eq!(store.versions()[0].usage, UsageRecord::default());
     store.sweep();
     assert_eq!(place.leftovers(), 0);
     assert!(store.import(&asked(&path), &mut |_| ()).unwrap().was_there);

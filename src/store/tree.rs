@@ -21,10 +21,10 @@ use crate::sys::path::{NOFOLLOW, NONBLOCK};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) path: PathBuf,
-    pub(super) what: NodeKind,
+    pub(super) kind: NodeKind,
     /// Its permissions.
     pub(super) mode: u32,
-    look: FileStamp,
+    stamp: FileStamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) enum NodeKind {
 /// Maximum number of objects in a tree.
 const NODES_MAX: usize = 200_000;
 /// Maximum number of objects to examine for changes.
-const LOOKED_AT_MAX: usize = 50_000;
+const EXAMINED_MAX: usize = 50_000;
 
 /// Copies everything below `top` into the empty directory `into`. Refuses what other users can write, links that lead
 /// outside, and a tree that changes in the meantime. Blocks.
@@ -45,7 +45,7 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
     let before = walk(top)?;
     for node in &before {
         let (from, to) = (top.join(&node.path), into.join(&node.path));
-        match &node.what {
+        match &node.kind {
             NodeKind::Directory => {
                 fs::create_dir(&to).map_err(Error::io("make the directory", &to))?;
                 set_mode(&to, node.mode & 0o755 | 0o700).map_err(Error::io("protect it", &to))?;
@@ -66,11 +66,11 @@ pub(super) fn copy_all(top: &Path, into: &Path, budget: &mut Budget) -> Result<(
 /// Checks whether [`copy_all`] would refuse the tree, without reading the content of the files. Reads the metadata of each.
 pub(super) fn check_all(top: &Path, budget: &mut Budget) -> Result<(), Error> {
     for node in walk(top)? {
-        match &node.what {
+        match &node.kind {
             NodeKind::Directory => {}
             NodeKind::Link(target) if stays_inside(&node.path, target) => {}
             NodeKind::Link(target) => return Err(leads_outside(&top.join(&node.path), target)),
-            NodeKind::File { .. } => budget.take(node.look.size, top)?,
+            NodeKind::File { .. } => budget.take(node.stamp.size, top)?,
         }
     }
     Ok(())
@@ -86,7 +86,7 @@ fn copy_one(node: &Node, from: &Path, to: &Path, budget: &mut Budget, top: &Path
     let source =
         File::options().read(true).custom_flags(flags).open(from).map_err(Error::io("open it", from))?;
     let found = source.metadata().map_err(Error::io("examine it", from))?;
-    if FileStamp::of(&found) != node.look {
+    if FileStamp::of(&found) != node.stamp {
         return Err(changed(top));
     }
     budget.take(found.len(), top)?;
@@ -96,7 +96,7 @@ fn copy_one(node: &Node, from: &Path, to: &Path, budget: &mut Budget, top: &Path
     let length = copy(&source, &target, budget).map_err(Error::io("copy it", to))?;
     set_mode(to, node.mode & 0o755 | 0o600).map_err(Error::io("protect it", to))?;
     privileges::carry(&source, &target, from)?;
-    if length == node.look.size { Ok(()) } else { Err(changed(top)) }
+    if length == node.stamp.size { Ok(()) } else { Err(changed(top)) }
 }
 
 /// Everything below `top`, in byte order of the paths; each directory before its content.
@@ -107,8 +107,8 @@ pub(super) fn walk(top: &Path) -> Result<Vec<Node>, Error> {
         let at = top.join(&folder);
         for entry in fs::read_dir(&at).map_err(Error::io("list it", &at))? {
             let path = folder.join(entry.map_err(Error::io("list it", &at))?.file_name());
-            let node = look_at(top, path)?;
-            if node.what == NodeKind::Directory {
+            let node = read_node(top, path)?;
+            if node.kind == NodeKind::Directory {
                 folders.push(node.path.clone());
             }
             nodes.push(node);
@@ -122,7 +122,7 @@ pub(super) fn walk(top: &Path) -> Result<Vec<Node>, Error> {
     Ok(nodes)
 }
 
-fn look_at(top: &Path, path: PathBuf) -> Result<Node, Error> {
+fn read_node(top: &Path, path: PathBuf) -> Result<Node, Error> {
     let at = top.join(&path);
     let found = fs::symlink_metadata(&at).map_err(Error::io("examine it", &at))?;
     check_found(&at, &found).map_err(|cause| exposed(&at, cause))?;
@@ -136,7 +136,7 @@ fn look_at(top: &Path, path: PathBuf) -> Result<Node, Error> {
         let cause = "it is neither a file nor a directory nor a link";
         return Err(Error::refused(&at, cause, "take it out of the tree"));
     };
-    Ok(Node { path, what, mode: found.permissions().mode() & 0o7777, look: FileStamp::of(&found) })
+    Ok(Node { path, kind: what, mode: found.permissions().mode() & 0o7777, stamp: FileStamp::of(&found) })
 }
 
 /// The hash of a tree: SHA-256 of one line per object, in byte order of the paths. A line is a letter (`f` file, `x`
@@ -147,7 +147,7 @@ pub(super) fn hash(top: &Path) -> Result<Id, Error> {
     for node in walk(top)? {
         let at = top.join(&node.path);
         let of = |content: &[u8]| Id::of(content).map_err(Error::io("read it", &at));
-        let (letter, content) = match &node.what {
+        let (letter, content) = match &node.kind {
             NodeKind::Directory => ('d', of(b"")?),
             NodeKind::Link(target) => ('l', of(target.as_os_str().as_bytes())?),
             NodeKind::File { executable } => {
@@ -166,9 +166,9 @@ pub(super) fn hash(top: &Path) -> Result<Id, Error> {
 pub(super) fn protect(top: &Path) -> io::Result<u64> {
     let mut size = 0;
     for node in walk(top).map_err(io::Error::other)? {
-        if let NodeKind::File { .. } = node.what {
+        if let NodeKind::File { .. } = node.kind {
             set_mode(&top.join(&node.path), node.mode & 0o555 | 0o400)?;
-            size += node.look.size;
+            size += node.stamp.size;
         }
     }
     Ok(size)
@@ -190,25 +190,25 @@ pub(super) fn narrow(top: &Path, other: &Path) -> io::Result<()> {
 /// A digest for change detection: SHA-256 of path, kind, execute bit, size and modification time of everything below
 /// `top`. Equal digests mean equal trees, unless the times were set back. `None` if the tree is too large. Blocks.
 pub(super) fn digest(top: &Path) -> Option<Id> {
-    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
+    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= EXAMINED_MAX)?;
     let mut hasher = Sha256::new();
     for node in nodes {
         hasher.update(node.path.as_os_str().as_bytes());
-        let FileStamp { size, modified, .. } = node.look;
-        let times = if node.what == NodeKind::Directory { (0, (0, 0)) } else { (size, modified) };
-        hasher.update(format!("\0{:?} {times:?}\n", node.what));
+        let FileStamp { size, modified, .. } = node.stamp;
+        let times = if node.kind == NodeKind::Directory { (0, (0, 0)) } else { (size, modified) };
+        hasher.update(format!("\0{:?} {times:?}\n", node.kind));
     }
     Some(Id(hasher.finalize().into()))
 }
 
 /// Total size of all files below `top`, in bytes. Blocks.
 pub(super) fn size_bytes(top: &Path) -> Option<u64> {
-    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= LOOKED_AT_MAX)?;
+    let nodes = walk(top).ok().filter(|nodes| nodes.len() <= EXAMINED_MAX)?;
     Some(
         nodes
             .iter()
-            .filter(|node| matches!(node.what, NodeKind::File { .. }))
-            .map(|node| node.look.size)
+            .filter(|node| matches!(node.kind, NodeKind::File { .. }))
+            .map(|node| node.stamp.size)
             .sum(),
     )
 }

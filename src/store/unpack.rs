@@ -26,7 +26,7 @@ pub(super) struct Unpack<'a> {
 }
 
 /// Maximum number of names in a message.
-const TOLD_MAX: usize = 10;
+const NAMES_MAX: usize = 10;
 
 impl Unpack<'_> {
     /// Unpacks one file. `wanted` is its path, or the unique end of its path; `None` if the archive has only one
@@ -39,8 +39,8 @@ impl Unpack<'_> {
     ) -> Result<PathBuf, Error> {
         let mut found = MemberMatches::default();
         each(self.format, file, self.given, budget, &mut |member, content| {
-            let MemberKind::File { size, executable } = member.what else {
-                if let MemberKind::Link(_) | MemberKind::HardLink(_) = member.what {
+            let MemberKind::File { size, executable } = member.kind else {
+                if let MemberKind::Link(_) | MemberKind::HardLink(_) = member.kind {
                     found.links.extend(fits(&member.path, wanted).is_some().then(|| member.path.clone()));
                 }
                 return Ok(());
@@ -75,7 +75,7 @@ impl Unpack<'_> {
         let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
         each(self.format, file, self.given, budget, &mut |member, content| {
             let at = self.into.join(&member.path);
-            match &member.what {
+            match &member.kind {
                 MemberKind::Directory => self.make_directory(&at),
                 MemberKind::File { size, executable } => {
                     self.make_place(&at)?;
@@ -114,7 +114,7 @@ impl Unpack<'_> {
         let refused = |cause: String, hint: &str| Err(Error::refused(self.given, cause, hint));
         match (found.fitting.len(), wanted) {
             (1, _) if !found.executable => {
-                let cause = format!("its member {} has no execute bit", told(&found.fitting));
+                let cause = format!("its member {} has no execute bit", describe_paths(&found.fitting));
                 refused(cause, "pack it with the bit (chmod +x before tar or zip)")
             }
             (1, _) => {
@@ -125,11 +125,11 @@ impl Unpack<'_> {
                 refused(format!("its member {wanted} is a link"), "name the file that it leads to")
             }
             (0, Some(wanted)) => refused(
-                format!("it has no member {wanted}; its programs are: {}", told(&found.programs)),
+                format!("it has no member {wanted}; its programs are: {}", describe_paths(&found.programs)),
                 hint,
             ),
             (0, None) => refused("no member of it has an execute bit".to_owned(), hint),
-            (_, _) => refused(format!("there is more than one: {}", told(&found.fitting)), hint),
+            (_, _) => refused(format!("there is more than one: {}", describe_paths(&found.fitting)), hint),
         }
     }
 
@@ -156,7 +156,7 @@ impl Unpack<'_> {
         match pour(content, &mut file, at, &mut rest, self.given) {
             Ok(length) if length == size => Ok(()),
             Ok(_) => Err(bad_member(self.given, &member.path, "is shorter than declared")),
-            Err(PourError::Other(Error::Refused { .. })) if rest.go_on(self.given).is_ok() => {
+            Err(PourError::Other(Error::Refused { .. })) if rest.check_called_off(self.given).is_ok() => {
                 Err(bad_member(self.given, &member.path, "is longer than declared"))
             }
             Err(PourError::Read(error)) => Err(damaged(self.given, &error)),
@@ -221,10 +221,11 @@ fn fits(path: &Path, wanted: Option<&str>) -> Option<PathMatch> {
     }
 }
 
-fn told(paths: &BTreeSet<PathBuf>) -> String {
-    let mut names: Vec<String> = paths.iter().take(TOLD_MAX).map(|path| path.display().to_string()).collect();
-    if paths.len() > TOLD_MAX {
-        names.push(format!("{} more", paths.len() - TOLD_MAX));
+fn describe_paths(paths: &BTreeSet<PathBuf>) -> String {
+    let mut names: Vec<String> =
+        paths.iter().take(NAMES_MAX).map(|path| path.display().to_string()).collect();
+    if paths.len() > NAMES_MAX {
+        names.push(format!("{} more", paths.len() - NAMES_MAX));
     }
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

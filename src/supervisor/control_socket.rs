@@ -13,9 +13,9 @@ use crate::control::{Listener, serve};
 use crate::watch::PathWatcher;
 
 /// A program that removes a directory does so step by step, and gets this time to finish.
-const AFTER: Duration = Duration::from_millis(100);
+const REMOVAL_GRACE: Duration = Duration::from_millis(100);
 /// The pause before another attempt.
-const NEXT_TRY: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Serves clients forever. A socket that is removed comes back, with the directories above it.
 pub(super) async fn serve_always(mut control: Listener, daemon: Rc<Daemon>) -> io::Result<Infallible> {
@@ -48,7 +48,7 @@ async fn lost(control: &Listener, watch: &mut Option<PathWatcher>) {
 async fn again(dirs: &Dirs, lost: Listener) -> Listener {
     let path = dirs.control_socket();
     tracing::warn!(path = %path.display(), "the control socket was removed; it is made again");
-    sleep(AFTER).await;
+    sleep(REMOVAL_GRACE).await;
     drop(lost);
     loop {
         let made = dirs.create().map_err(|error| error.to_string());
@@ -56,9 +56,9 @@ async fn again(dirs: &Dirs, lost: Listener) -> Listener {
             Ok(control) => return control,
             Err(error) => tracing::error!(
                 error,
-                "the control socket cannot be made again; trying again in {NEXT_TRY:?}"
+                "the control socket cannot be made again; trying again in {RETRY_PAUSE:?}"
             ),
         }
-        sleep(NEXT_TRY).await;
+        sleep(RETRY_PAUSE).await;
     }
 }

@@ -23,7 +23,7 @@ use super::operations::{Operation, OperationRequest, Recorder, RequestedOperatio
 use super::orphans::reap_orphans;
 use super::panic;
 use super::registry::BrokenService;
-use super::rollout::{Arrival, Hashes, bring_in_all};
+use super::rollout::{Arrival, Hashes, install_arrivals};
 use super::service::{Handle, Service};
 use super::state_lock::StateLock;
 use super::systemd::{Systemd, take_stored};
@@ -102,7 +102,7 @@ pub(super) struct Daemon {
     pub(super) directory: Lane,
     pub(super) directory_thread: RefCell<Option<ThreadHold>>,
     /// The services that are not taken in yet, and why.
-    pub(super) late: RefCell<BTreeMap<ServiceName, String>>,
+    pub(super) not_taken_in: RefCell<BTreeMap<ServiceName, String>>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT, then stops the services in order and returns. After a second signal, at
@@ -157,9 +157,9 @@ async fn main(
         lanes: RefCell::default(),
         directory: Lane::for_files("directory"),
         directory_thread: RefCell::default(),
-        late: RefCell::default(),
+        not_taken_in: RefCell::default(),
     });
-    tokio::task::spawn_local(bring_in_all(Rc::clone(&daemon), arrived));
+    tokio::task::spawn_local(install_arrivals(Rc::clone(&daemon), arrived));
     tokio::task::spawn_local(reap_orphans());
     crash_point!("supervisor/start/keeper");
     sweep_aside(dirs.adopt_dir()).await;
@@ -228,17 +228,17 @@ const COMMANDS_ENDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A signal that follows another one this soon is the same order: it was sent to a process group, or by a shell and a
 /// service manager.
-const SAME_ORDER: Duration = Duration::from_secs(1);
+const SAME_SIGNAL_WITHIN: Duration = Duration::from_secs(1);
 
 /// Completes at a signal that is a separate order.
 async fn once_more(first: &mut Signal, second: &mut Signal) {
     let ordered = Instant::now();
     loop {
         either(first, second).await;
-        if ordered.elapsed() >= SAME_ORDER {
+        if ordered.elapsed() >= SAME_SIGNAL_WITHIN {
             return;
         }
-        tracing::info!("a second signal within {SAME_ORDER:?} is taken for the same order");
+        tracing::info!("a second signal within {SAME_SIGNAL_WITHIN:?} is taken for the same order");
     }
 }
 
@@ -295,7 +295,8 @@ async fn stop(handle: Handle) {
         }
         let asked = RequestedOperation::new(history::Operation::Stop, Caller::own("the daemon ends"));
         for (order, asked) in [(OperationRequest::Stop, Some(asked)), (OperationRequest::Cancel, None)] {
-            if handle.order(order, asked, None).await.is_ok() && handle.phase() == Phase::Stopped {
+            if handle.request_operation(order, asked, None).await.is_ok() && handle.phase() == Phase::Stopped
+            {
                 return;
             }
         }
@@ -310,7 +311,7 @@ pub(super) fn operation(
 ) -> (Operation, oneshot::Receiver<Result<crate::control::api::Outcome, crate::control::Error>>) {
     let (reply, answer) = oneshot::channel();
     (
-        Operation { reply, progress: None, asked: Some(RequestedOperation::new(what, Caller::own(why))) },
+        Operation { reply, progress: None, requested: Some(RequestedOperation::new(what, Caller::own(why))) },
         answer,
     )
 }

@@ -14,10 +14,10 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::supervisor::WatchReason;
 use tokio::sync::{mpsc, oneshot};
 
-use super::monitor::{Measured, Step};
+use super::monitor::{ShareMeasurement, ShareStep};
 use super::operations::{Operation, OperationRequest};
-use super::process::{LocatedProgram, ProcessEvent, Token, Unclaimed};
-use super::rollout::{CallOff, CalledOff, ImportResult, Origin, PathUpdate};
+use super::process::{LocatedProgram, ProcessEvent, Token, UnclaimedProcess};
+use super::rollout::{CancelCause, CancelledWork, ImportResult, Origin, PathUpdate};
 use super::service::Service;
 use crate::journal::Compaction;
 use crate::probe::{CommandEnvironment, Failure};
@@ -29,18 +29,18 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 /// An event, or a question of a task.
 pub(super) enum Input {
     /// A client, or the daemon itself, asks for an operation.
-    Order(OperationRequest, Operation),
+    Request(OperationRequest, Operation),
     /// A stop or a cancellation begins: calls off the work before a start or an upgrade, after the orders that came
     /// first.
-    CallOff(CallOff, Reply<CalledOff>),
+    CallOff(CancelCause, Reply<CancelledWork>),
     /// An event of a process.
     Process(Token, ProcessEvent),
     /// The result of the search for the program of a process.
-    Found(LocatedProgram),
+    Located(LocatedProgram),
     /// Where that program came from.
     Origin(Origin),
     /// A process was started, or could not be.
-    Spawned(Token, io::Result<Unclaimed>),
+    Spawned(Token, io::Result<UnclaimedProcess>),
     /// A deadline is over.
     Deadline(Deadline, Token),
     /// The disk has a durable fact, or has refused it.
@@ -52,9 +52,9 @@ pub(super) enum Input {
     /// The disk has a journal that was written again, or has refused it.
     Restored(io::Result<()>),
     /// It is time to try a start without a client again.
-    TryAgain(Token),
+    RetryDue(Token),
     /// The version for such a start was brought in, or could not be.
-    Brought(Token, ImportResult),
+    FirstImported(Token, ImportResult),
     /// It is time to check whether the slot of the outgoing process is quiet.
     QuietDue(HandoffId),
     /// A probe has passed, or has failed until its limit.
@@ -66,21 +66,21 @@ pub(super) enum Input {
     /// Asks whether the listener of the probed process still listens.
     Listens(String, Reply<bool>),
     /// Asks for the environment of a command that probes a process.
-    Surroundings(Reply<CommandEnvironment>),
+    CommandEnvironment(Reply<CommandEnvironment>),
     /// Asks whether the result of this probe is still needed.
     IsProbing(HandoffId, Reply<bool>),
     /// Asks what can be seen of the watched process.
-    Look(Reply<Result<(), Failure>>),
+    CheckWatched(Reply<Result<(), Failure>>),
     /// The watched process is unwell.
     Condemned(HandoffId, WatchReason, String),
     /// Asks for the process that takes its lock now.
-    Beginner(HandoffId, Reply<Option<u32>>),
+    LockTaker(HandoffId, Reply<Option<u32>>),
     /// Another process keeps that one from its lock.
-    LockTrouble(HandoffId, u32, String),
+    LockConflict(HandoffId, u32, String),
     /// Asks for the processes that share new connections, as long as the step lasts.
-    Sharing(Step, Reply<Option<[Option<u32>; 2]>>),
+    SharingPids(ShareStep, Reply<Option<[Option<u32>; 2]>>),
     /// How many connections each of them got.
-    Measured(Step, Measured),
+    Measured(ShareStep, ShareMeasurement),
     /// News of a watched path.
     Path(PathUpdate),
     /// A path of a unix socket has changed.
@@ -88,7 +88,7 @@ pub(super) enum Input {
     /// Strangers may have left the slots.
     RepairDue,
     /// The kernel reports something about a listener of the serving process.
-    ListenersHeard(Token),
+    ListenersReady(Token),
     /// It is time to check the listeners of the serving process.
     ListenersDue(Token, IsFirst),
 }
@@ -161,20 +161,20 @@ fn answer<T>(reply: Reply<T>, answer: T) {
 impl Service {
     fn take(&mut self, input: Input) {
         match input {
-            Input::Order(order, operation) => self.order(order, operation),
+            Input::Request(order, operation) => self.perform_request(order, operation),
             Input::CallOff(what, reply) => answer(reply, self.call_off_before(what)),
-            Input::Process(serial, event) => self.process_event(serial, event),
-            Input::Found(found) => self.found(found),
+            Input::Process(token, event) => self.process_event(token, event),
+            Input::Located(found) => self.found(found),
             Input::Origin(origin) => self.remember_origin(origin),
-            Input::Spawned(serial, spawned) => self.spawned(serial, spawned),
-            Input::Deadline(deadline, serial) => self.deadline_over(deadline, serial),
-            Input::Synced(serial, synced) => self.synced(serial, synced),
+            Input::Spawned(token, spawned) => self.spawned(token, spawned),
+            Input::Deadline(deadline, token) => self.deadline_over(deadline, token),
+            Input::Synced(token, synced) => self.synced(token, synced),
             Input::CompactionStaged(staged) => self.compaction_staged(staged),
             Input::CompactionSynced(synced) => self.compaction_synced(synced),
             Input::Restored(synced) => self.journal_restored(synced),
-            Input::TryAgain(serial) => self.start_again(serial),
-            Input::Brought(serial, brought) => self.first_brought(serial, brought),
-            Input::QuietDue(id) => self.look_for_quiet(id),
+            Input::RetryDue(token) => self.start_again(token),
+            Input::FirstImported(token, brought) => self.first_imported(token, brought),
+            Input::QuietDue(id) => self.check_quiet(id),
             Input::Probed(id, result) => self.probed(id, result),
             Input::Route(id, listener, reply) => {
                 if reply.send(self.route_to_tried(id, &listener)).is_err() {
@@ -184,19 +184,19 @@ impl Service {
             }
             Input::EndRoute(id, listener, reply) => answer(reply, self.end_route(id, &listener)),
             Input::Listens(listener, reply) => answer(reply, self.listens_for_tried(&listener)),
-            Input::Surroundings(reply) => answer(reply, self.surroundings()),
+            Input::CommandEnvironment(reply) => answer(reply, self.surroundings()),
             Input::IsProbing(id, reply) => answer(reply, self.is_probing(id)),
-            Input::Look(reply) => answer(reply, self.look_at_watched()),
+            Input::CheckWatched(reply) => answer(reply, self.check_watched()),
             Input::Condemned(id, watch, why) => self.condemn(id, watch, why),
-            Input::Beginner(id, reply) => answer(reply, self.beginner(id)),
-            Input::LockTrouble(id, pid, trouble) => self.note_lock_trouble(id, pid, trouble),
-            Input::Sharing(step, reply) => answer(reply, self.sharing(step)),
+            Input::LockTaker(id, reply) => answer(reply, self.lock_taker(id)),
+            Input::LockConflict(id, pid, trouble) => self.note_lock_conflict(id, pid, trouble),
+            Input::SharingPids(step, reply) => answer(reply, self.sharing_pids(step)),
             Input::Measured(step, measured) => self.note_measured(step, measured),
-            Input::Path(news) => self.path_news(news),
-            Input::PathsChanged => self.mend_paths(),
+            Input::Path(update) => self.path_updated(update),
+            Input::PathsChanged => self.restore_paths(),
             Input::RepairDue => self.repair_slots(),
-            Input::ListenersHeard(serial) => self.listeners_heard(serial),
-            Input::ListenersDue(serial, is_first) => self.listeners_due(serial, is_first),
+            Input::ListenersReady(token) => self.listeners_ready(token),
+            Input::ListenersDue(token, is_first) => self.listeners_due(token, is_first),
         }
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Lanes {
     /// The service file, if it is a link.
     pub(super) file: Lane,
     /// Comparisons of what runs with the files that it came from.
-    pub(super) looks: Lane,
+    pub(super) comparisons: Lane,
     /// The program that is about to be started.
     pub(super) programs: Lane,
     /// Versions on their way in and out.
@@ -63,7 +63,7 @@ impl Lanes {
             journal: Lane::new("journal"),
             history: Lane::for_files("history"),
             file: Lane::for_files("file"),
-            looks: Lane::for_files("look"),
+            comparisons: Lane::for_files("look"),
             programs: Lane::for_files("program"),
             imports: Lane::for_files("import"),
             watch: Lane::new("watch"),

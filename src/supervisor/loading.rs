@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::daemon::Daemon;
 use super::lane::Lanes;
 use super::registry::{NewServices, set_aside};
-use super::rollout::bring_in_staged;
+use super::rollout::import_all_staged;
 use super::running;
 use super::service::{Handle, lacks_adoption_socket};
 use super::service_files::ServiceFileStamps;
-use super::state::{self, OpenedState, PATIENCE};
+use super::state::{self, OpenedState, STATE_TIMEOUT};
 use crate::config;
 use crate::control::{Error, Kind};
 use crate::journal::Journal;
@@ -26,12 +26,12 @@ use crate::journal::Journal;
 /// others.
 const OPENED_WITHIN: Duration = Duration::from_secs(2);
 /// The pause before another attempt to reach the state of a service.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the daemon waits for the sockets of processes. A process without a supervisor checks its socket once a
 /// second, and restores it.
-const WAY_IN_WITHIN: Duration = Duration::from_millis(1_500);
-const WAY_IN_TICK: Duration = Duration::from_millis(20);
+const ADOPTION_SOCKET_TIMEOUT: Duration = Duration::from_millis(1_500);
+const ADOPTION_SOCKET_TICK: Duration = Duration::from_millis(20);
 
 /// A service whose state is being opened.
 struct OpeningService {
@@ -57,7 +57,7 @@ struct PreviousServices {
     /// Those that were bound, with the service file of that time.
     bound: BTreeMap<ServiceName, config::Service>,
     /// Those for which this is not known yet.
-    silent: BTreeSet<ServiceName>,
+    unknown: BTreeSet<ServiceName>,
 }
 
 impl Daemon {
@@ -66,7 +66,7 @@ impl Daemon {
     pub(super) async fn load_all(self: &Rc<Self>, was_lost: bool) {
         let files = self.read_files(ServiceFileStamps::new(), true).await;
         let is_listed: BTreeSet<ServiceName> = files.found.keys().cloned().collect();
-        let PreviousServices { names, bound, silent } = self.left().await;
+        let PreviousServices { names, bound, unknown: silent } = self.previous_services().await;
         let judged = NewServices::judge(&self.shared.dirs, files, |_| false, |name| names.contains(name));
         let NewServices { services, broken, errors } = judged;
         for error in &errors {
@@ -110,8 +110,8 @@ impl Daemon {
     }
 
     /// Waits only a moment: what does not answer is taken in later.
-    async fn left(&self) -> PreviousServices {
-        let until = Instant::now() + PATIENCE;
+    async fn previous_services(&self) -> PreviousServices {
+        let until = Instant::now() + STATE_TIMEOUT;
         let dirs = self.shared.dirs.clone();
         let names = timeout_at(until, self.directory.run_anyway(move || running::names(&dirs))).await;
         let names = names.ok().and_then(Result::ok).unwrap_or_default();
@@ -121,7 +121,7 @@ impl Daemon {
             match timeout_at(until, read).await {
                 Ok(Ok(Some(config))) => _ = left.bound.insert(name, config),
                 Ok(Ok(None)) => {}
-                Ok(Err(_)) | Err(_) => _ = left.silent.insert(name),
+                Ok(Err(_)) | Err(_) => _ = left.unknown.insert(name),
             }
         }
         left
@@ -153,7 +153,7 @@ impl Daemon {
         self.opening(name.clone(), file, async move {
             let running = match running {
                 Some(config) => Some(config),
-                None => this.insist(&of, || this.read_running(&of)).await,
+                None => this.retry_until_result(&of, || this.read_running(&of)).await,
             };
             let config = running?;
             tracing::warn!(service = %of, "its service file is missing or wrong; it goes by what it was started with");
@@ -169,7 +169,7 @@ impl Daemon {
         opened: impl Future<Output = Option<(config::Service, OpenedState)>> + 'static,
     ) -> OpeningService {
         let cause = format!("{} does not answer", self.shared.dirs.service_state(&name).display());
-        self.late.borrow_mut().insert(name.clone(), cause);
+        self.not_taken_in.borrow_mut().insert(name.clone(), cause);
         OpeningService { name, file, opened: spawn_local(opened) }
     }
 
@@ -179,7 +179,7 @@ impl Daemon {
         for mut opening in openings {
             match timeout_at(until, &mut opening.opened).await {
                 Ok(opened) => {
-                    self.late.borrow_mut().remove(&opening.name);
+                    self.not_taken_in.borrow_mut().remove(&opening.name);
                     self.load_one(opened.ok().flatten(), was_lost, opening.file == ServiceFile::Right);
                 }
                 Err(_) => self.load_later(opening, was_lost),
@@ -188,7 +188,7 @@ impl Daemon {
     }
 
     pub(super) fn is_known(&self, name: &ServiceName) -> bool {
-        self.services.borrow().contains_key(name) || self.late.borrow().contains_key(name)
+        self.services.borrow().contains_key(name) || self.not_taken_in.borrow().contains_key(name)
     }
 
     /// Marks a service as removed if nothing of it runs: it has no file.
@@ -202,12 +202,12 @@ impl Daemon {
     /// Takes in one service once its state answers.
     fn load_later(self: &Rc<Self>, opening: OpeningService, was_lost: bool) {
         let OpeningService { name, file, opened } = opening;
-        let cause = self.late.borrow().get(&name).cloned().unwrap_or_default();
+        let cause = self.not_taken_in.borrow().get(&name).cloned().unwrap_or_default();
         tracing::error!(service = %name, "its state cannot be used yet: {cause}; it is taken in when it can");
         let this = Rc::clone(self);
         spawn_local(async move {
             let opened = opened.await.ok().flatten();
-            this.late.borrow_mut().remove(&name);
+            this.not_taken_in.borrow_mut().remove(&name);
             this.load_one(opened, was_lost, file == ServiceFile::Right);
             if file == ServiceFile::Missing {
                 this.find_removed(&name);
@@ -223,7 +223,7 @@ impl Daemon {
             return;
         }
         let (name, autostart) = (config.name.clone(), config.autostart);
-        let handle = self.know(config, opened);
+        let handle = self.register(config, opened);
         let taken_over = handle.with(|service| {
             // A state that cannot be read yet may say that it is to run.
             let ran = |journal: &Journal| {
@@ -236,20 +236,20 @@ impl Daemon {
             let taken_over = service.take_over_left(wanted);
             // A damaged journal does not say which binary is to run.
             if !taken_over && has_file && wanted && !service.journal.is_damaged() {
-                service.start_when_brought_in();
+                service.start_when_imported();
             }
             taken_over
         });
         if !taken_over && !has_file {
             self.services.borrow_mut().remove(&name);
         } else {
-            bring_in_staged(handle);
+            import_all_staged(handle);
         }
     }
 
     /// Refuses a service whose state was requested at the start, and has not answered yet.
     pub(super) fn check_answered(&self, name: &ServiceName) -> Result<(), Error> {
-        let Some(cause) = self.late.borrow().get(name).cloned() else { return Ok(()) };
+        let Some(cause) = self.not_taken_in.borrow().get(name).cloned() else { return Ok(()) };
         let message = format!("The state of service {:?} cannot be used: {cause}.", name.as_str());
         Err(Error::new(Kind::StorageFailed, message, "It is taken in as soon as that is over."))
     }
@@ -263,14 +263,14 @@ impl Daemon {
         let (dirs, opens, of) = (self.shared.dirs.clone(), lane.clone(), name.clone());
         let text = config.text.clone();
         let is_another = self.removed.borrow_mut().remove(&name).is_some_and(|text| text != config.text);
-        let opened = lane.wait(PATIENCE, &what, move || {
+        let opened = lane.wait(STATE_TIMEOUT, &what, move || {
             if is_another {
                 set_aside(&dirs, &of);
             }
             state::open(&dirs, &of, Some(&text), &opens)
         });
         let opened = opened.unwrap_or_else(|error| state::without(&self.shared.dirs, &name, error));
-        let handle = self.know(config, opened);
+        let handle = self.register(config, opened);
         handle.with(|service| service.take_over_late(false));
         handle
     }
@@ -288,19 +288,19 @@ impl Daemon {
             lane.run(move || state::open(&dirs, &of, text.as_deref(), &opens))
         };
         async move {
-            let opened = this.insist(&name, open).await;
-            let until = Instant::now() + WAY_IN_WITHIN;
+            let opened = this.retry_until_result(&name, open).await;
+            let until = Instant::now() + ADOPTION_SOCKET_TIMEOUT;
             while lacks_adoption_socket(&this.shared.dirs, opened.journal.standing())
                 && Instant::now() < until
             {
-                sleep(WAY_IN_TICK).await;
+                sleep(ADOPTION_SOCKET_TICK).await;
             }
             opened
         }
     }
 
     /// Tries until there is a result: that no thread can be started says nothing about what exists.
-    async fn insist<T, F: Future<Output = io::Result<T>>>(
+    async fn retry_until_result<T, F: Future<Output = io::Result<T>>>(
         &self,
         name: &ServiceName,
         look: impl Fn() -> F,
@@ -308,16 +308,16 @@ impl Daemon {
         loop {
             match look().await {
                 Ok(found) => return found,
-                Err(error) => self.tell_of_late(name, &error),
+                Err(error) => self.report_late(name, &error),
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_PAUSE).await;
         }
     }
 
     /// Notes what keeps a service from being taken in.
-    fn tell_of_late(&self, name: &ServiceName, error: &io::Error) {
-        tracing::debug!(service = %name, %error, "its state cannot be looked at; trying again in {AGAIN:?}");
-        if let Some(cause) = self.late.borrow_mut().get_mut(name) {
+    fn report_late(&self, name: &ServiceName, error: &io::Error) {
+        tracing::debug!(service = %name, %error, "its state cannot be looked at; trying again in {RETRY_PAUSE:?}");
+        if let Some(cause) = self.not_taken_in.borrow_mut().get_mut(name) {
             *cause = error.to_string();
         }
     }
@@ -328,7 +328,7 @@ impl Daemon {
 
     /// Makes a service known, with what its journal says. If its journal or store cannot be used, that is its
     /// problem.
-    fn know(&self, config: config::Service, opened: OpenedState) -> Handle {
+    fn register(&self, config: config::Service, opened: OpenedState) -> Handle {
         let name = config.name.clone();
         let handle = Handle::new(config, opened, self.lanes_of(&name), Rc::clone(&self.shared));
         handle.with(|service| {

@@ -14,7 +14,7 @@ use crate::sys::process::{children_of, is_zombie};
 use crate::sys::reaping::reap_number;
 
 /// A child of the daemon's own has been reaped by then.
-const WHILE: Duration = Duration::from_secs(1);
+const REAPED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Reaps orphans forever, if they come to this process. Wakes only when a child has ended.
 pub(super) async fn reap_orphans() -> io::Result<()> {
@@ -31,7 +31,7 @@ pub(super) async fn reap_orphans() -> io::Result<()> {
             }
             dead = zombies();
         }
-        sleep(WHILE).await;
+        sleep(REAPED_WITHIN).await;
         let still = zombies();
         for pid in still.intersection(&dead) {
             reap_number(*pid);

@@ -19,12 +19,12 @@ const LISTENED_WITHIN: Duration = Duration::from_millis(100);
 /// From now on a panic of any thread ends this process with SIGABRT, and a line in the log names the place.
 pub(super) fn ends_the_process() {
     std::panic::set_hook(Box::new(|info| {
-        say(&words(info));
+        print_error(&description(info));
         std::process::abort();
     }));
 }
 
-fn words(info: &PanicHookInfo<'_>) -> String {
+fn description(info: &PanicHookInfo<'_>) -> String {
     let what = info.payload_as_str().unwrap_or("something that is no text");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
@@ -39,7 +39,7 @@ fn words(info: &PanicHookInfo<'_>) -> String {
 }
 
 /// Does not use the log: any part of it may have panicked, or may be locked by this thread.
-fn say(words: &str) {
+fn print_error(words: &str) {
     let ready = poll_one(std::io::stderr(), PollFlags::POLLOUT, Some(LISTENED_WITHIN));
     if ready.is_ok_and(|found| !found.is_empty()) {
         let _ = write(std::io::stderr(), words.as_bytes());

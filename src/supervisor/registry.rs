@@ -24,7 +24,7 @@ const UNTIL_RIGHT: &str = "Until it is right, what was read before counts.";
 pub(super) struct BrokenService {
     /// What is wrong, and where.
     pub(super) cause: String,
-    seen: PartialService,
+    readable: PartialService,
     /// Whether its addresses are reserved for it. Not if one of them is the mistake.
     keeps_addresses: bool,
 }
@@ -70,9 +70,9 @@ impl NewServices {
             }
         }
         let loaded = judge(read, |name| names.contains(name) || is_known(name));
-        let broken = told(&loaded.errors).into_iter().map(|(name, cause)| {
+        let broken = first_mistakes(&loaded.errors).into_iter().map(|(name, cause)| {
             let (seen, keeps_addresses) = (seen.remove(&name).unwrap_or_default(), !right.contains(&name));
-            (name, BrokenService { cause, seen, keeps_addresses })
+            (name, BrokenService { cause, readable: seen, keeps_addresses })
         });
         let broken = broken.collect();
         let errors = errors.into_iter().chain(loaded.errors).collect();
@@ -84,7 +84,7 @@ impl Daemon {
     /// Takes in the services whose files are new since the daemon started, and forgets those whose files are gone.
     async fn discover(&self) {
         let looks =
-            self.services.borrow().iter().map(|(name, handle)| (name.clone(), handle.look())).collect();
+            self.services.borrow().iter().map(|(name, handle)| (name.clone(), handle.stamp())).collect();
         let files = self.read_files(looks, true).await;
         let known: Vec<ServiceName> = self.services.borrow().keys().cloned().collect();
         let mut newcomers = files;
@@ -102,12 +102,12 @@ impl Daemon {
             NewServices::judge(&self.shared.dirs, newcomers, is_known, kept);
         self.broken.replace(broken);
         for config in services {
-            self.take_in(config);
+            self.add_service(config);
         }
     }
 
     /// Adds a new service, unless another service has its address.
-    fn take_in(&self, config: config::Service) {
+    fn add_service(&self, config: config::Service) {
         if let Err(error) = self.refuse_conflicts(&config) {
             self.refuse_newcomer(&config, &error);
         } else {
@@ -118,7 +118,7 @@ impl Daemon {
     pub(super) fn refuse_newcomer(&self, config: &config::Service, cause: &Error) {
         let broken = BrokenService {
             cause: cause.to_string(),
-            seen: PartialService::from(config),
+            readable: PartialService::from(config),
             keeps_addresses: false,
         };
         self.broken.borrow_mut().insert(config.name.clone(), broken);
@@ -152,7 +152,7 @@ impl Daemon {
 
     pub(super) async fn find(&self, name: &ServiceName) -> Result<Handle, Error> {
         self.check_answered(name)?;
-        let look = self.services.borrow().get(name).map(Handle::look);
+        let look = self.services.borrow().get(name).map(Handle::stamp);
         if let Some(look) = look {
             let mut files = self.read_files(ServiceFileStamps::from([(name.clone(), look)]), false).await;
             if let Some(found) = files.found.remove(name) {
@@ -223,7 +223,7 @@ impl Daemon {
 impl BrokenService {
     /// The listeners whose addresses no later service gets, as far as they can be read.
     pub(super) fn kept_listeners(&self) -> &[config::Listener] {
-        if self.keeps_addresses { &self.seen.listeners } else { &[] }
+        if self.keeps_addresses { &self.readable.listeners } else { &[] }
     }
 
     pub(super) fn status(&self, name: &ServiceName) -> api::ServiceStatus {
@@ -235,7 +235,7 @@ impl BrokenService {
             generation: Generation(0),
             pid: None,
             shim: None,
-            binary: self.seen.binary.clone().unwrap_or_default(),
+            binary: self.readable.binary.clone().unwrap_or_default(),
             stored: None,
             version: None,
             skew: None,
@@ -245,8 +245,8 @@ impl BrokenService {
             started_at: None,
             restarts: 0,
             next_try_at: None,
-            mode: self.seen.mode,
-            listeners: self.seen.listeners.iter().map(listener_status).collect(),
+            mode: self.readable.mode,
+            listeners: self.readable.listeners.iter().map(listener_status).collect(),
             last_handoff: None,
             problem: Some(format!("Its service file cannot be used: {}", self.cause)),
         }
@@ -265,27 +265,28 @@ impl Service {
         let (look, mistake) = match found {
             ServiceFileContent::Same => return,
             ServiceFileContent::File(look, Ok(_)) => {
-                let told = |error| format!("Its service file is wrong: {error} {UNTIL_RIGHT}");
-                (Some(look), conflict.map(told))
+                let text = |error| format!("Its service file is wrong: {error} {UNTIL_RIGHT}");
+                (Some(look), conflict.map(text))
             }
             ServiceFileContent::File(look, Err((errors, _))) => {
-                let cause = told(&errors).into_iter().next().map(|(_, cause)| cause).unwrap_or_default();
+                let cause =
+                    first_mistakes(&errors).into_iter().next().map(|(_, cause)| cause).unwrap_or_default();
                 (Some(look), Some(format!("Its service file is wrong: {cause} {UNTIL_RIGHT}")))
             }
             ServiceFileContent::Absent => {
-                let told = format!(
+                let text = format!(
                     "Its service file {} is gone: the service runs until you stop it, and is then forgotten. Put the file back to \
                      keep the service.",
                     file.display()
                 );
-                (None, Some(told))
+                (None, Some(text))
             }
             ServiceFileContent::Silent(cause) => {
-                let told = format!(
+                let text = format!(
                     "Its service file {} cannot be read: {cause}. Until it can, what was read before counts.",
                     file.display()
                 );
-                (None, Some(told))
+                (None, Some(text))
             }
         };
         // The mistake may be in the directories above, so the file is read again even if it looks the same.
@@ -296,7 +297,7 @@ impl Service {
 
 impl Handle {
     /// The state of its file when it was last read.
-    fn look(&self) -> Option<ServiceFileStamp> {
+    fn stamp(&self) -> Option<ServiceFileStamp> {
         self.read(|service| service.file_look)
     }
 
@@ -313,19 +314,19 @@ impl Handle {
 }
 
 /// The first mistake of each file, and how many more there are.
-fn told(errors: &[config::Error]) -> Vec<(ServiceName, String)> {
-    let mut told: BTreeMap<ServiceName, (String, usize)> = BTreeMap::new();
+fn first_mistakes(errors: &[config::Error]) -> Vec<(ServiceName, String)> {
+    let mut text: BTreeMap<ServiceName, (String, usize)> = BTreeMap::new();
     for error in errors {
         let Some(name) = error.file.file_stem().and_then(|stem| stem.to_str()?.parse().ok()) else {
             continue;
         };
-        told.entry(name).and_modify(|(_, more)| *more += 1).or_insert_with(|| (error.to_string(), 0));
+        text.entry(name).and_modify(|(_, more)| *more += 1).or_insert_with(|| (error.to_string(), 0));
     }
     let in_words = |(cause, more)| match more {
         0 => format!("{cause}."),
         more => format!("{cause} (and {more} more)."),
     };
-    told.into_iter().map(|(name, found)| (name, in_words(found))).collect()
+    text.into_iter().map(|(name, found)| (name, in_words(found))).collect()
 }
 
 /// Sets aside what a removed service has left: it is not for another service of the same name. Blocks on the file

@@ -10,8 +10,8 @@ use tokio::task::spawn_local;
 use super::daemon::Daemon;
 use super::operations::{OperationRequest, RequestedOperation, UpgradeLimits, merged};
 use super::rollout::{
-    CallOff, Pipeline, Wanted, bring_first, check_running, check_staged, hex, recall_staged, statuses,
-    unfinished,
+    CancelCause, Pipeline, RequestedVersion, check_running, check_staged, hex, import_first, recall_staged,
+    statuses, unfinished,
 };
 use super::running::bound;
 use super::service::{Handle, START_LIMIT, Service};
@@ -51,12 +51,15 @@ impl Handler for Daemon {
             api::Request::Stop(name) => {
                 let handle = self.find(&name).await?;
                 let asked = asked(Operation::Stop);
-                let called_off = handle.call_off(CallOff::Stop).await;
+                let called_off = handle.call_off(CancelCause::Stop).await;
                 if let Some((outcome, preparation)) = called_off.preparation {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                match handle.order(OperationRequest::Stop, Some(asked.clone()), Some(progress)).await {
+                match handle
+                    .request_operation(OperationRequest::Stop, Some(asked.clone()), Some(progress))
+                    .await
+                {
                     // The service waited for its start, and was called off: that is the outcome.
                     Err(error) if called_off.waiting_start && error.kind == Kind::NotRunning => {
                         Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
@@ -70,11 +73,11 @@ impl Handler for Daemon {
             }
             api::Request::Cancel(name) => {
                 let handle = self.find(&name).await?;
-                if let Some((outcome, preparation)) = handle.call_off(CallOff::Cancel).await.preparation {
+                if let Some((outcome, preparation)) = handle.call_off(CancelCause::Cancel).await.preparation {
                     preparation.ended().await;
                     return Ok(answer(outcome));
                 }
-                handle.order(OperationRequest::Cancel, None, Some(progress)).await.map(answer)
+                handle.request_operation(OperationRequest::Cancel, None, Some(progress)).await.map(answer)
             }
             api::Request::Kill(kill) => {
                 let handle = self.find(&kill.service).await?;
@@ -142,7 +145,7 @@ impl Daemon {
         let file = config.text.clone();
         let prepared = prepare_start(&handle, config).await;
         prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
-        handle.order(OperationRequest::Start, Some(asked), Some(progress)).await.map(answer)
+        handle.request_operation(OperationRequest::Start, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn restart(
@@ -155,12 +158,12 @@ impl Daemon {
         handle.compacted().await;
         match handle.phase() {
             Phase::Stopped => return self.start(name, asked, progress).await,
-            Phase::Backoff => bring_first_again(&handle, config.clone()).await?,
+            Phase::Backoff => import_first_again(&handle, config.clone()).await?,
             _ => {}
         }
         check_running(&handle, &config).await?;
         let order = OperationRequest::Restart(Box::new(config));
-        handle.order(order, Some(asked), Some(progress)).await.map(answer)
+        handle.request_operation(order, Some(asked), Some(progress)).await.map(answer)
     }
 
     async fn upgrade(
@@ -181,7 +184,9 @@ impl Daemon {
         let api::Upgrade { binary, deadline_ms, drain_grace_ms, claims, .. } = wanted;
         let limits = UpgradeLimits { deadline_ms, drain_grace_ms };
         let refusal = OperationRequest::Refusal(limits);
-        if let Some(refused) = handle.try_order(refusal, Some(asked.clone()), Some(progress.clone())).await {
+        if let Some(refused) =
+            handle.try_request_operation(refusal, Some(asked.clone()), Some(progress.clone())).await
+        {
             return refused.map(answer);
         }
         let binary = match binary {
@@ -192,7 +197,7 @@ impl Daemon {
             }
         };
         let pipeline = Pipeline::now(handle, config, asked, Some(progress))?;
-        let wanted = Wanted::Path(binary, claims, None);
+        let wanted = RequestedVersion::Path(binary, claims, None);
         pipeline.run(wanted, false, limits).await.map(answer)
     }
 }
@@ -201,9 +206,9 @@ impl Daemon {
 async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), Error> {
     let phase = handle.with(|service| {
         service.problems.start_refused_no_longer();
-        service.look_after_journal();
+        service.maintain_journal();
         // The start is up to this request.
-        service.mend_journal_at_rest(false);
+        service.repair_journal_at_rest(false);
         service.machine.phase()
     });
     if phase == Phase::Recovering {
@@ -217,7 +222,7 @@ async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), E
     if phase == Phase::Stopped {
         recall_staged(handle).await;
         check_staged(handle, &config).await?;
-        bring_first(handle, &config).await?;
+        import_first(handle, &config).await?;
         // The committed version runs, whatever the service file names now.
         let path = handle.with(|service| {
             service.reconfigure(config);
@@ -232,25 +237,25 @@ async fn prepare_start(handle: &Handle, config: config::Service) -> Result<(), E
             Ok::<_, Error>(())
         })?;
     } else if phase == Phase::Backoff {
-        bring_first_again(handle, config).await?;
+        import_first_again(handle, config).await?;
     }
     Ok(())
 }
 
 /// Brings in the first version again for a service that never ran and waits for its next start: what its file names
 /// may have changed since.
-async fn bring_first_again(handle: &Handle, config: config::Service) -> Result<(), Error> {
+async fn import_first_again(handle: &Handle, config: config::Service) -> Result<(), Error> {
     if handle.read(|service| service.current_binary().is_some()) {
         return Ok(());
     }
-    bring_first(handle, &config).await?;
+    import_first(handle, &config).await?;
     handle.with(|service| service.take_over(config))
 }
 
 /// Refuses an upgrade to what the file names if the running version was brought in later.
 async fn refuse_step_back(handle: &Handle, config: &config::Service) -> Result<(), Error> {
     let Some(comparison) = handle.read(|service| service.comparison(&config.binary)) else { return Ok(()) };
-    let lane = handle.lanes().looks;
+    let lane = handle.lanes().comparisons;
     let named =
         lane.run_within(START_LIMIT, config.binary.display().to_string(), move || comparison.answer());
     let named = named.await.map_err(|error| unfinished(&config.name, &config.binary, &error))?;
@@ -313,7 +318,7 @@ impl Service {
     pub(super) fn take_over(&mut self, config: config::Service) -> Result<(), Error> {
         self.may_take_over(&config)?;
         self.reconfigure(config);
-        self.mend_journal();
+        self.repair_journal();
         // Nothing could be committed, and what a rollback would start again is not known for sure.
         match self.journal.refused() {
             Some(cause) => Err(self.not_recordable(cause)),
@@ -363,12 +368,12 @@ impl Service {
         let state = match (self.machine.phase(), self.machine.incumbent()) {
             (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
-            (Phase::Stopped, _) if self.is_first_brought_in() => api::State::Starting,
+            (Phase::Stopped, _) if self.is_first_imported() => api::State::Starting,
             (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
             // Its process ended a moment ago, or its main process did.
-            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_over().is_some() => {
+            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_main_exit().is_some() => {
                 api::State::Starting
             }
             (Phase::Serving, _) => api::State::Serving,
@@ -421,14 +426,14 @@ impl Service {
     /// What the user should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self
-            .shown_over()
-            .or_else(|| self.shown_lock_trouble())
+            .shown_main_exit()
+            .or_else(|| self.shown_lock_conflict())
             .or_else(|| self.shown_wait())
-            .or_else(|| self.told_problem())
-            .or_else(|| self.strangers())
+            .or_else(|| self.problem_text())
+            .or_else(|| self.foreign_sockets_text())
             .or_else(|| self.shown_refusal());
-        let told: Vec<String> = usual.into_iter().chain(self.told_left()).collect();
-        (!told.is_empty()).then(|| told.join(" "))
+        let sentences: Vec<String> = usual.into_iter().chain(self.left_listeners_sentence()).collect();
+        (!sentences.is_empty()).then(|| sentences.join(" "))
     }
 }
 

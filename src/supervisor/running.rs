@@ -14,7 +14,7 @@ use handoff_protocol::ids::ServiceName;
 
 use super::registry::set_aside;
 use super::service::Service;
-use super::state::PATIENCE;
+use super::state::STATE_TIMEOUT;
 use crate::config::{self, Dirs, Listener};
 use crate::sys::regular;
 
@@ -77,7 +77,7 @@ impl Service {
     pub(super) fn remember_running(&self) {
         let path = path(&self.shared.dirs, &self.name);
         let (what, text) = (path.display().to_string(), self.config.text.clone());
-        let written = self.lanes.history.wait(PATIENCE, &what, move || {
+        let written = self.lanes.history.wait(STATE_TIMEOUT, &what, move || {
             let beside = path.with_extension("new");
             regular::create(&beside)?.write_all(text.as_bytes())?;
             std::fs::rename(&beside, &path)
@@ -92,7 +92,7 @@ impl Service {
         let path = path(&self.shared.dirs, &self.name);
         let what = path.display().to_string();
         let last = path.with_file_name(LAST);
-        let removed = self.lanes.history.wait(PATIENCE, &what, move || std::fs::rename(path, last));
+        let removed = self.lanes.history.wait(STATE_TIMEOUT, &what, move || std::fs::rename(path, last));
         match removed.and_then(|removed| removed) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, "it still looks as if it ran");
@@ -126,7 +126,7 @@ impl Service {
     fn running(&self) -> Option<config::Service> {
         let (dirs, name) = (self.shared.dirs.clone(), self.name.clone());
         let what = path(&dirs, &name).display().to_string();
-        self.lanes.history.wait(PATIENCE, &what, move || read(&dirs, &name)).ok().flatten()
+        self.lanes.history.wait(STATE_TIMEOUT, &what, move || read(&dirs, &name)).ok().flatten()
     }
 }
 

@@ -15,7 +15,7 @@ use handoff_protocol::ids::ServiceName;
 use tokio::time::{Instant, timeout_at};
 
 use super::daemon::Daemon;
-use super::state::PATIENCE;
+use super::state::STATE_TIMEOUT;
 use crate::config::{self, PartialService, name_of, read_service, service_files};
 
 /// Tells one content of a file from another, without reading it.
@@ -69,7 +69,7 @@ impl Daemon {
         let names: Vec<ServiceName> = known.keys().cloned().collect();
         self.keep_directory_thread();
         let read = self.directory.run_anyway(move || in_directory(&config_dir, known, lists));
-        let mut files = match within(Instant::now() + PATIENCE, read).await {
+        let mut files = match within(Instant::now() + STATE_TIMEOUT, read).await {
             Ok(files) => files,
             Err(cause) => {
                 let directory = self.shared.dirs.config.join("services");
@@ -79,12 +79,12 @@ impl Daemon {
                 return Files { found, errors, is_there: false, links: Vec::new() };
             }
         };
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + STATE_TIMEOUT;
         let links: Vec<_> = std::mem::take(&mut files.links)
             .into_iter()
             .map(|(name, known)| {
                 let file = self.shared.dirs.service_file(&name);
-                let seen = self.lanes_of(&name).file.run_anyway(move || look(&file, known));
+                let seen = self.lanes_of(&name).file.run_anyway(move || read_content(&file, known));
                 (name, seen)
             })
             .collect();
@@ -139,13 +139,13 @@ fn in_directory(config_dir: &Path, mut known: ServiceFileStamps, lists: bool) ->
         if symlink_metadata(&file).is_ok_and(|found| found.is_symlink()) {
             files.links.push((name, known));
         } else {
-            files.found.insert(name, look(&file, known));
+            files.found.insert(name, read_content(&file, known));
         }
     }
     files
 }
 
-fn look(file: &Path, known: Option<ServiceFileStamp>) -> ServiceFileContent {
+fn read_content(file: &Path, known: Option<ServiceFileStamp>) -> ServiceFileContent {
     match ServiceFileStamp::at(file) {
         Ok(found) if Some(found) == known => ServiceFileContent::Same,
         Ok(found) => ServiceFileContent::File(found, read_service(file)),

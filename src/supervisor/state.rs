@@ -23,7 +23,7 @@ use crate::sys::own_table::{has_own_table, take_own_table};
 use crate::sys::regular::is_path_local;
 
 /// How long the daemon waits for the state of one service, once. Until it has answered, nothing waits for it again.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const STATE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The journal and the versions of a service. If one of them cannot be used, it is empty, and `problem` says why.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl RemoteJournal {
             return Err(io::Error::other("it was replaced, and it is not known by what; restart the daemon"));
         }
         let id = self.id;
-        self.lane.wait(PATIENCE, &self.what, move || {
+        self.lane.wait(STATE_TIMEOUT, &self.what, move || {
             let file = OPEN.with_borrow(|open| open.get(&id).cloned());
             ask(&*file.ok_or(io::ErrorKind::NotConnected)?)
         })?

@@ -39,7 +39,7 @@ pub(super) struct StateLock {
 const HELD_BY_ENDED: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
 /// The pause before another attempt on a full or read-only disk.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Locks the file. If another process holds it, fails at once as long as the daemon `pid` of the file lives.
 fn lock_after(file: &File, pid: Option<&str>) -> Result<(), Errno> {
@@ -71,7 +71,7 @@ fn open_file(path: &Path) -> io::Result<(File, bool)> {
 }
 
 /// Whether the file system has no room for the file, or is read-only. The lock is valid without its text.
-fn is_disk_trouble(error: &io::Error) -> bool {
+fn is_disk_error(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
 }
@@ -97,7 +97,7 @@ impl StateLock {
             return Err(in_use());
         }
         let (file, is_writable) = match open_file(&path) {
-            Err(error) if is_disk_trouble(&error) => (None, false),
+            Err(error) if is_disk_error(&error) => (None, false),
             opened => opened.map(|(file, is_writable)| (Some(file), is_writable)).map_err(failed)?,
         };
         match file.as_ref().map_or(Ok(()), |file| lock_after(file, pid)) {
@@ -155,7 +155,7 @@ impl StateLock {
     /// daemon would not know that this one was lost, and would not start what has run.
     pub(super) async fn write_when_there_is_room(self: Rc<Self>) {
         while !self.is_written.get() {
-            sleep(AGAIN).await;
+            sleep(RETRY_PAUSE).await;
             // The file is to say nothing any more.
             if self.wanted.borrow().is_empty() {
                 return;

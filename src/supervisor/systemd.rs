@@ -22,7 +22,7 @@ const NAME_MAX_BYTES: usize = 255;
 const QUEUE_MAX: usize = 4096;
 
 /// How long the last messages may take.
-const GOODBYE: Duration = Duration::from_secs(1);
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The service manager, if there is one that listens.
 #[derive(Debug)]
@@ -41,12 +41,12 @@ impl Systemd {
 
     /// The daemon takes requests, and has begun to start its services.
     pub(super) fn ready(&self) {
-        self.tell(|| ManagerMessage::Ready(status(&self.serving.borrow())));
+        self.enqueue(|| ManagerMessage::Ready(status(&self.serving.borrow())));
     }
 
     /// The daemon is about to end.
     pub(super) fn stopping(&self) {
-        self.tell(|| ManagerMessage::Stopping);
+        self.enqueue(|| ManagerMessage::Stopping);
     }
 
     /// Shows the state of a service: whether it is to serve, and whether it does.
@@ -61,7 +61,7 @@ impl Systemd {
             serving.remove(service).map(|_| true)
         };
         if before != Some(serves) {
-            self.tell(|| ManagerMessage::Status(status(&serving)));
+            self.enqueue(|| ManagerMessage::Status(status(&serving)));
         }
     }
 
@@ -72,7 +72,7 @@ impl Systemd {
         }
         match fd.try_clone_to_owned() {
             Ok(_) if !is_name(key) => tracing::error!(key, "systemd does not take this name"),
-            Ok(copy) => self.tell(|| ManagerMessage::Store(key.to_owned(), copy)),
+            Ok(copy) => self.enqueue(|| ManagerMessage::Store(key.to_owned(), copy)),
             Err(error) => tracing::error!(key, "systemd cannot keep it: {error}"),
         }
     }
@@ -80,11 +80,11 @@ impl Systemd {
     /// Closes what is kept under this key.
     pub(super) fn remove(&self, key: &str) {
         if is_name(key) {
-            self.tell(|| ManagerMessage::Remove(key.to_owned()));
+            self.enqueue(|| ManagerMessage::Remove(key.to_owned()));
         }
     }
 
-    fn tell(&self, word: impl FnOnce() -> ManagerMessage) {
+    fn enqueue(&self, word: impl FnOnce() -> ManagerMessage) {
         if let Some(queue) = self.teller.as_ref().and_then(|teller| teller.queue.as_ref())
             && queue.try_send(word()).is_err()
         {
@@ -99,29 +99,29 @@ impl Systemd {
 struct ManagerThread {
     queue: Option<SyncSender<ManagerMessage>>,
     /// Hangs up when all messages are sent.
-    told: Receiver<()>,
+    done: Receiver<()>,
 }
 
 impl ManagerThread {
     fn start() -> io::Result<Self> {
         let (queue, words) = sync_channel::<ManagerMessage>(QUEUE_MAX);
-        let (telling, told) = sync_channel(0);
+        let (telling, done) = sync_channel(0);
         std::thread::Builder::new().name("systemd".into()).spawn(move || {
             for word in words {
-                if let Err(error) = word.tell() {
+                if let Err(error) = word.send() {
                     tracing::error!("systemd cannot be told: {error}");
                 }
             }
             drop(telling);
         })?;
-        Ok(Self { queue: Some(queue), told })
+        Ok(Self { queue: Some(queue), done })
     }
 }
 
 impl Drop for ManagerThread {
     fn drop(&mut self) {
         drop(self.queue.take());
-        let _ = self.told.recv_timeout(GOODBYE);
+        let _ = self.done.recv_timeout(SEND_TIMEOUT);
     }
 }
 
@@ -135,7 +135,7 @@ enum ManagerMessage {
 }
 
 impl ManagerMessage {
-    fn tell(&self) -> io::Result<()> {
+    fn send(&self) -> io::Result<()> {
         match self {
             ManagerMessage::Ready(status) => notify(&[NotifyState::Ready, NotifyState::Status(status)]),
             ManagerMessage::Status(status) => notify(&[NotifyState::Status(status)]),

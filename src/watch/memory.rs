@@ -14,7 +14,7 @@ const REMEMBERED_MAX: usize = 200;
 #[derive(Debug)]
 pub struct SeenContents {
     path: PathBuf,
-    seen: Vec<String>,
+    hashes: Vec<String>,
 }
 
 impl SeenContents {
@@ -24,32 +24,32 @@ impl SeenContents {
         let text = regular::read_to_string(&path).unwrap_or_default();
         let is_hash = |line: &&str| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
         let seen = text.lines().filter(is_hash).map(str::to_owned).collect();
-        SeenContents { path, seen }
+        SeenContents { path, hashes: seen }
     }
 
     /// Whether this content was seen.
     pub fn has(&self, sha256: &str) -> bool {
-        self.seen.iter().any(|seen| seen == sha256)
+        self.hashes.iter().any(|seen| seen == sha256)
     }
 
     /// Remembers it, on the disk when this returns.
     pub fn add(&mut self, sha256: &str) -> io::Result<()> {
-        self.seen.retain(|seen| seen != sha256);
-        self.seen.push(sha256.to_owned());
-        self.seen.drain(..self.seen.len().saturating_sub(REMEMBERED_MAX));
+        self.hashes.retain(|seen| seen != sha256);
+        self.hashes.push(sha256.to_owned());
+        self.hashes.drain(..self.hashes.len().saturating_sub(REMEMBERED_MAX));
         self.write()
     }
 
     /// Forgets it: it was not really tried.
     pub fn remove(&mut self, sha256: &str) -> io::Result<()> {
-        self.seen.retain(|seen| seen != sha256);
+        self.hashes.retain(|seen| seen != sha256);
         self.write()
     }
 
     fn write(&self) -> io::Result<()> {
         let beside = self.path.with_extension("new");
         let mut file = regular::create(&beside)?;
-        file.write_all(self.seen.iter().map(|seen| format!("{seen}\n")).collect::<String>().as_bytes())?;
+        file.write_all(self.hashes.iter().map(|seen| format!("{seen}\n")).collect::<String>().as_bytes())?;
         file.sync_data()?;
         fs::rename(&beside, &self.path)
     }
@@ -69,7 +69,7 @@ mod tests {
         }
         memory.remove(&hash(299)).unwrap();
         let memory = SeenContents::open(root.path());
-        assert_eq!(memory.seen.len(), 199);
+        assert_eq!(memory.hashes.len(), 199);
         assert!(memory.has(&hash(298)) && !memory.has(&hash(299)) && !memory.has(&hash(0)));
         fs::write(root.path().join(FILE), b"\xff\n").unwrap();
         assert!(!SeenContents::open(root.path()).has(&hash(298)));

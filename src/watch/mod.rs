@@ -16,7 +16,7 @@ use std::pin::Pin;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys::errno::Errno;
-use crate::sys::inotify::{AddWatchFlags, Event, Inotify};
+use crate::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent};
 use crate::sys::readable::readable;
 
 /// What happened at the path.
@@ -46,22 +46,23 @@ pub struct PathWatcher {
     nearest: (i32, OsString),
     /// Whether that is the directory of the file.
     is_there: bool,
-    news: VecDeque<PathEvent>,
+    events: VecDeque<PathEvent>,
 }
 
 /// A directory on the way: whether it stays where it is.
-const STAYS: AddWatchFlags =
+const OWN_EVENTS: AddWatchFlags =
     AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF).union(AddWatchFlags::IN_ONLYDIR);
 /// The nearest one: also what comes into it.
-const COMES: AddWatchFlags = STAYS.union(AddWatchFlags::IN_CREATE).union(AddWatchFlags::IN_MOVED_TO);
+const ENTRY_EVENTS: AddWatchFlags =
+    OWN_EVENTS.union(AddWatchFlags::IN_CREATE).union(AddWatchFlags::IN_MOVED_TO);
 /// The directory of the file: also what becomes of the file.
-const BECOMES: AddWatchFlags = COMES
+const FILE_EVENTS: AddWatchFlags = ENTRY_EVENTS
     .union(AddWatchFlags::IN_CLOSE_WRITE)
     .union(AddWatchFlags::IN_MODIFY)
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_MOVED_FROM);
 /// The way is another one than before.
-const LOST: AddWatchFlags = AddWatchFlags::IN_Q_OVERFLOW
+const LOSS_EVENTS: AddWatchFlags = AddWatchFlags::IN_Q_OVERFLOW
     .union(AddWatchFlags::IN_UNMOUNT)
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF)
@@ -70,7 +71,7 @@ const LOST: AddWatchFlags = AddWatchFlags::IN_Q_OVERFLOW
 const ATTEMPTS_MAX: usize = 100;
 
 impl PathWatcher {
-    /// Watches an absolute path. Its first news is [`PathEvent::Look`]. Blocks on the file system, here and in
+    /// Watches an absolute path. Its first event is [`PathEvent::Look`]. Blocks on the file system, here and in
     /// [`PathWatcher::next`].
     pub fn new(path: &Path) -> io::Result<PathWatcher> {
         let find = |path: PathBuf| -> PathLookup { Box::pin(std::future::ready(PathAnchor::find(&path))) };
@@ -90,44 +91,45 @@ impl PathWatcher {
     ) -> io::Result<PathWatcher> {
         let PathAnchor { inotify, watch, name, is_there } = nearest;
         let (inotify, nearest) = (readable(inotify)?, (watch, name));
-        let news = VecDeque::from([PathEvent::Look]);
-        Ok(PathWatcher { path: path.to_owned(), find, is_lost: false, inotify, nearest, is_there, news })
+        let events = VecDeque::from([PathEvent::Look]);
+        Ok(PathWatcher { path: path.to_owned(), find, is_lost: false, inotify, nearest, is_there, events })
     }
 
     /// The next thing that happens. May be dropped at any time without losing any.
     pub async fn next(&mut self) -> io::Result<PathEvent> {
         loop {
-            if let Some(news) = self.news.pop_front() {
-                return Ok(news);
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
             }
             if self.is_lost {
                 let found = (self.find)(self.path.clone()).await?;
                 self.inotify = readable(found.inotify)?;
                 (self.nearest, self.is_there) = ((found.watch, found.name), found.is_there);
                 self.is_lost = false;
-                self.news.push_back(PathEvent::Look);
+                self.events.push_back(PathEvent::Look);
                 continue;
             }
             let mut ready = self.inotify.readable().await?;
             let Ok(happened) = ready.try_io(|inotify| Ok(inotify.get_ref().read()?)) else { continue };
             drop(ready);
-            self.take_in(&happened?);
+            self.add_events(&happened?);
         }
     }
 
-    fn take_in(&mut self, happened: &[Event]) {
-        let ours = |it: &&Event| it.watch == self.nearest.0 && it.name.as_ref() == Some(&self.nearest.1);
-        let is_lost = happened.iter().any(|it| it.mask.intersects(LOST));
+    fn add_events(&mut self, happened: &[InotifyEvent]) {
+        let ours =
+            |it: &&InotifyEvent| it.watch == self.nearest.0 && it.name.as_ref() == Some(&self.nearest.1);
+        let is_lost = happened.iter().any(|it| it.mask.intersects(LOSS_EVENTS));
         if is_lost || !self.is_there && happened.iter().any(|it| ours(&it)) {
             self.is_lost = true;
             return;
         }
-        self.news.extend(happened.iter().filter(ours).filter_map(|it| news(it.mask, &self.path)));
+        self.events.extend(happened.iter().filter(ours).filter_map(|it| event_of(it.mask, &self.path)));
     }
 }
 
 /// What an event about the file means.
-fn news(what: AddWatchFlags, path: &Path) -> Option<PathEvent> {
+fn event_of(what: AddWatchFlags, path: &Path) -> Option<PathEvent> {
     // A link is whole when it is there; so is another name of a file.
     let is_link = || path.symlink_metadata().is_ok_and(|found| found.is_symlink() || found.nlink() > 1);
     match () {
@@ -169,9 +171,9 @@ impl PathAnchor {
                 path.strip_prefix(nearest).ok().and_then(|rest| rest.iter().next()).unwrap_or_default();
             // One that cannot be read cannot be watched; it is not the one that matters.
             for above in nearest.ancestors().skip(1) {
-                let _ = inotify.add(above, STAYS);
+                let _ = inotify.add(above, OWN_EVENTS);
             }
-            let watch = match inotify.add(nearest, if is_there { BECOMES } else { COMES }) {
+            let watch = match inotify.add(nearest, if is_there { FILE_EVENTS } else { ENTRY_EVENTS }) {
                 Ok(watch) => watch,
                 Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
                 Err(error) => return Err(error.into()),

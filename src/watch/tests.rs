@@ -8,25 +8,25 @@ use super::*;
 
 /// Everything that happens until nothing more does.
 async fn all(watch: &mut PathWatcher) -> Vec<PathEvent> {
-    let mut news = Vec::new();
+    let mut events = Vec::new();
     while let Ok(next) = tokio::time::timeout(Duration::from_millis(200), watch.next()).await {
-        news.push(next.unwrap());
+        events.push(next.unwrap());
     }
-    news.dedup();
-    news
+    events.dedup();
+    events
 }
 
 /// Everything that happens, from now until some time after the file is whole. A child of another test may have it open for writing until its
 /// exec.
 async fn until_whole(watch: &mut PathWatcher) -> Vec<PathEvent> {
-    let mut news = Vec::new();
-    while news.last() != Some(&PathEvent::Whole) {
+    let mut events = Vec::new();
+    while events.last() != Some(&PathEvent::Whole) {
         let next = tokio::time::timeout(Duration::from_secs(20), watch.next()).await;
-        news.push(next.expect("the file is whole").unwrap());
+        events.push(next.expect("the file is whole").unwrap());
     }
-    news.extend(all(watch).await);
-    news.dedup();
-    news
+    events.extend(all(watch).await);
+    events.dedup();
+    events
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -63,7 +63,7 @@ async fn a_way_that_vanishes_and_comes_again_is_watched_again() {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "x").unwrap();
     // The watch reports the file either way: as an event, or as a reason to look.
-    assert!(all(&mut watch).await.iter().any(|news| [PathEvent::Look, PathEvent::Whole].contains(news)));
+    assert!(all(&mut watch).await.iter().any(|events| [PathEvent::Look, PathEvent::Whole].contains(events)));
     fs::write(&path, "y").unwrap();
     assert!(until_whole(&mut watch).await.ends_with(&[PathEvent::Whole]));
     fs::remove_dir_all(root.path().join("a")).unwrap();

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::sys::exposed::{Exposed, Use, check_exposure};
+use crate::sys::exposed::{Exposed, FileUse, check_exposure};
 use crate::sys::path::{NOFOLLOW, NONBLOCK};
 use crate::sys::user::effective_user;
 
@@ -30,16 +30,16 @@ pub enum Untrusted {
 /// and the same of a link that leads to it belong to one of the two, and nothing on the way is world-writable. Gives the
 /// path without links, too. Looks at the file system.
 pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
-    let found = look(path)?;
-    let target = check_exposure(path, Use::InPlace)?;
+    let found = owned_metadata(path)?;
+    let target = check_exposure(path, FileUse::InPlace)?;
     if found.is_symlink() {
         let next = std::fs::read_link(path).map_err(|error| Untrusted::Unreadable(path.to_owned(), error))?;
         let next = path.parent().unwrap_or(Path::new("/")).join(next);
         // Any user may have made a link that a link points to.
-        if look(&next)?.is_symlink() {
+        if owned_metadata(&next)?.is_symlink() {
             return Err(Untrusted::NotAFile(path.to_owned()));
         }
-        look(&target)?;
+        owned_metadata(&target)?;
     }
     // Opening a fifo must not block, and a path that became a link meanwhile is not followed.
     let flags = NOFOLLOW | NONBLOCK;
@@ -52,7 +52,7 @@ pub fn open_trusted(path: &Path) -> Result<(PathBuf, File), Untrusted> {
 }
 
 /// The file at a path itself, if the file and its directory have trusted owners.
-fn look(path: &Path) -> Result<std::fs::Metadata, Untrusted> {
+fn owned_metadata(path: &Path) -> Result<std::fs::Metadata, Untrusted> {
     let own = effective_user();
     let owned = |path: &Path, found: std::fs::Metadata| match found.uid() {
         uid if uid == 0 || uid == own => Ok(found),

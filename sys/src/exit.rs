@@ -17,7 +17,7 @@ use super::user::effective_user;
 
 /// How far a process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub enum ProcessStatus {
     /// It is running or stopped.
     Runs,
     /// It has exited, and its parent has not reaped it yet. The pidfd is readable.
@@ -27,12 +27,12 @@ pub enum Life {
 }
 
 /// Returns the state from a pidfd. Does not block.
-pub fn life(pidfd: impl AsFd) -> io::Result<Life> {
+pub fn life(pidfd: impl AsFd) -> io::Result<ProcessStatus> {
     let events = retry(|| poll_one(&pidfd, PollFlags::POLLIN, Some(Duration::ZERO)))?;
     Ok(match () {
-        () if events.contains(PollFlags::POLLHUP) => Life::Reaped,
-        () if events.contains(PollFlags::POLLIN) => Life::Zombie,
-        () => Life::Runs,
+        () if events.contains(PollFlags::POLLHUP) => ProcessStatus::Reaped,
+        () if events.contains(PollFlags::POLLIN) => ProcessStatus::Zombie,
+        () => ProcessStatus::Runs,
     })
 }
 
@@ -134,7 +134,7 @@ mod tests {
             process
         }
 
-        fn wait_until(&self, wanted: Life) {
+        fn wait_until(&self, wanted: ProcessStatus) {
             self.repeat("its life is as wanted", || {
                 // It may not have stopped itself yet.
                 kill(&self.pidfd, Signal::SIGCONT).ok();
@@ -174,14 +174,14 @@ mod tests {
             ("sh -c 'kill -STOP $$; kill -9 $$'", Exit { code: None, signal: Some(9) }),
         ] {
             let mut process = Grandchild::start(program);
-            process.wait_until(Life::Zombie);
+            process.wait_until(ProcessStatus::Zombie);
             assert_eq!(exit_of_zombie(&process.pidfd), Some(expected));
             assert_eq!(exit_of_reaped(&process.pidfd), None);
             assert!(reap(process.pidfd.as_fd()).is_err());
             process.is_reaped();
             assert_eq!(exit_of_zombie(&process.pidfd), None);
-            if kernel_tells() {
-                process.wait_until(Life::Reaped);
+            if kernel_reports_exit() {
+                process.wait_until(ProcessStatus::Reaped);
                 assert_eq!(exit_of_reaped(&process.pidfd), Some(expected));
             }
         }
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_process_that_runs_has_no_end() {
         let process = Grandchild::start("sleep 1000");
-        assert_eq!(life(&process.pidfd).unwrap(), Life::Runs);
+        assert_eq!(life(&process.pidfd).unwrap(), ProcessStatus::Runs);
         assert_eq!(exit_of_zombie(&process.pidfd), None);
         assert_eq!(exit_of_reaped(&process.pidfd), None);
     }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     /// From 6.15 on.
-    fn kernel_tells() -> bool {
+    fn kernel_reports_exit() -> bool {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
         (numbers.next(), numbers.next()) >= (Some(6), Some(15))

@@ -58,12 +58,12 @@ impl Exposed {
 
 /// How the file will be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub enum FileUse {
     /// Run in place. The path may go through a directory such as `/tmp` if the entry there belongs to root or to this
     /// process's user, but the file must not lie directly in such a directory.
     InPlace,
     /// Named in a service file, and copied later without review. If root copies it, the file and every directory on the
-    /// path must belong to root and not be group-writable. The same holds for [`Use::InPlace`].
+    /// path must belong to root and not be group-writable. The same holds for [`FileUse::InPlace`].
     Named,
     /// Copied, and the copy is verified. The owner does not matter. It may lie in a sticky directory such as `/tmp`,
     /// where only its owner can replace it.
@@ -72,7 +72,7 @@ pub enum Use {
 
 /// Resolves `path`, which is absolute, through its symbolic links. Refuses a world-writable file or directory on the
 /// way. Returns the path without links. Blocks on the file system.
-pub fn check_exposure(path: &Path, purpose: Use) -> Result<PathBuf, Exposed> {
+pub fn check_exposure(path: &Path, purpose: FileUse) -> Result<PathBuf, Exposed> {
     let own = effective_user();
     let mut at = PathBuf::from("/");
     let mut ahead = steps(path);
@@ -103,13 +103,13 @@ pub fn check_exposure(path: &Path, purpose: Use) -> Result<PathBuf, Exposed> {
             continue;
         }
         check_found(&next, &found)?;
-        if own == 0 && purpose != Use::Copied {
+        if own == 0 && purpose != FileUse::Copied {
             check_owner(&next, &found)?;
         }
         if open_to_all && !found.is_dir() {
             return Err(Exposed::Directory(at));
         }
-        open_to_all = found.mode() & WRITABLE_BY_OTHERS != 0 && purpose == Use::InPlace;
+        open_to_all = found.mode() & WRITABLE_BY_OTHERS != 0 && purpose == FileUse::InPlace;
         at = next;
     }
     Ok(at)
@@ -162,13 +162,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(check_exposure(&file, Use::InPlace).unwrap(), file.canonicalize().unwrap());
+        assert_eq!(check_exposure(&file, FileUse::InPlace).unwrap(), file.canonicalize().unwrap());
         assert!(matches!(
-            check_exposure(&root.path().join("none"), Use::InPlace),
+            check_exposure(&root.path().join("none"), FileUse::InPlace),
             Err(Exposed::Unreadable(..))
         ));
         chmod(&file, 0o666);
-        assert!(matches!(check_exposure(&file, Use::InPlace), Err(Exposed::File(path)) if path == file));
+        assert!(matches!(check_exposure(&file, FileUse::InPlace), Err(Exposed::File(path)) if path == file));
     }
 
     #[test]
@@ -181,17 +181,23 @@ mod tests {
         fs::write(&file, "").unwrap();
         symlink(&file, open.join("link")).unwrap();
         symlink("../safe/below/../below/file", safe.join("link")).unwrap();
-        assert_eq!(check_exposure(&safe.join("link"), Use::InPlace).unwrap(), file.canonicalize().unwrap());
-        assert!(check_exposure(&open.join("link"), Use::InPlace).is_ok());
-        chmod(&open, 0o777);
-        assert!(
-            matches!(check_exposure(&open.join("link"), Use::InPlace), Err(Exposed::Directory(path)) if path == open)
+        assert_eq!(
+            check_exposure(&safe.join("link"), FileUse::InPlace).unwrap(),
+            file.canonicalize().unwrap()
         );
+        assert!(check_exposure(&open.join("link"), FileUse::InPlace).is_ok());
+        chmod(&open, 0o777);
+        assert!(matches!(
+            check_exposure(&open.join("link"), FileUse::InPlace),
+            Err(Exposed::Directory(path)) if path == open
+        ));
         chmod(&safe, 0o777);
-        assert!(matches!(check_exposure(&file, Use::InPlace), Err(Exposed::Directory(path)) if path == safe));
+        assert!(
+            matches!(check_exposure(&file, FileUse::InPlace), Err(Exposed::Directory(path)) if path == safe)
+        );
         symlink("round", root.path().join("round")).unwrap();
         assert!(matches!(
-            check_exposure(&root.path().join("round"), Use::InPlace),
+            check_exposure(&root.path().join("round"), FileUse::InPlace),
             Err(Exposed::Unreadable(..))
         ));
     }
@@ -204,11 +210,12 @@ mod tests {
         fs::write(own.join("file"), "").unwrap();
         fs::write(shared.join("file"), "").unwrap();
         chmod(&shared, 0o1777);
-        assert!(check_exposure(&own.join("file"), Use::InPlace).is_ok());
-        assert!(check_exposure(&shared.join("file"), Use::Copied).is_ok());
-        assert!(
-            matches!(check_exposure(&shared.join("file"), Use::InPlace), Err(Exposed::Directory(path)) if path == shared)
-        );
+        assert!(check_exposure(&own.join("file"), FileUse::InPlace).is_ok());
+        assert!(check_exposure(&shared.join("file"), FileUse::Copied).is_ok());
+        assert!(matches!(
+            check_exposure(&shared.join("file"), FileUse::InPlace),
+            Err(Exposed::Directory(path)) if path == shared
+        ));
     }
 
     #[test]
@@ -224,7 +231,7 @@ mod tests {
         if chown(&file, Some(12_345), None).is_err() {
             return;
         }
-        for purpose in [Use::Named, Use::InPlace] {
+        for purpose in [FileUse::Named, FileUse::InPlace] {
             let told = || check_exposure(&link, purpose).unwrap_err();
             assert!(matches!(told(), Exposed::Owned(path, 12_345) if path == file));
             chown(&file, Some(0), None).unwrap();
@@ -234,7 +241,7 @@ mod tests {
             assert!(check_exposure(&link, purpose).is_ok());
             chmod(&place, 0o775);
             assert!(matches!(told(), Exposed::Group(path, 12_345) if path == place));
-            assert!(check_exposure(&link, Use::Copied).is_ok());
+            assert!(check_exposure(&link, FileUse::Copied).is_ok());
             chmod(&place, 0o755);
             chown(&place, Some(0), Some(0)).unwrap();
             chown(&file, Some(12_345), None).unwrap();
@@ -251,10 +258,10 @@ mod tests {
         // Only root can give a file away.
         if std::os::unix::fs::chown(&theirs, Some(12_345), None).is_ok() {
             assert!(matches!(
-                check_exposure(&theirs.join("file"), Use::InPlace),
+                check_exposure(&theirs.join("file"), FileUse::InPlace),
                 Err(Exposed::Foreign(_, 12_345))
             ));
-            assert!(check_exposure(&theirs.join("file"), Use::Copied).is_ok());
+            assert!(check_exposure(&theirs.join("file"), FileUse::Copied).is_ok());
         }
     }
 }

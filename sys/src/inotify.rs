@@ -16,7 +16,7 @@ pub struct Inotify(inotify::Inotify);
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct InotifyEvent {
     /// The number of the watch that reported it.
     pub watch: i32,
     /// The kind of event.
@@ -37,10 +37,10 @@ impl Inotify {
     }
 
     /// Reads pending events. EAGAIN if there are none.
-    pub fn read(&self) -> Result<Vec<Event>, Errno> {
+    pub fn read(&self) -> Result<Vec<InotifyEvent>, Errno> {
         let event = |event: inotify::InotifyEvent| {
             let watch = event.wd.as_raw();
-            Event { watch, mask: event.mask, name: event.name }
+            InotifyEvent { watch, mask: event.mask, name: event.name }
         };
         Ok(self.0.read_events()?.into_iter().map(event).collect())
     }
@@ -74,7 +74,7 @@ mod tests {
         let watch = inotify.add(directory.path(), AddWatchFlags::IN_CREATE).unwrap();
         assert_eq!(inotify.read(), Err(Errno::EAGAIN));
         std::fs::write(directory.path().join("one"), "").unwrap();
-        let event = Event { watch, mask: AddWatchFlags::IN_CREATE, name: Some("one".into()) };
+        let event = InotifyEvent { watch, mask: AddWatchFlags::IN_CREATE, name: Some("one".into()) };
         assert_eq!(inotify.read(), Ok(vec![event]));
         std::fs::write(directory.path().join("two"), "").unwrap();
         inotify.drain();

@@ -63,16 +63,16 @@ impl LockUsers {
 
     /// The holders outside of `own`, as text for people; empty if there are none.
     pub fn holders_but(&self, own: &[u32]) -> String {
-        told(&self.holders, own)
+        describe(&self.holders, own)
     }
 
     /// The waiters outside of `own`, as text for people; empty if there are none.
     pub fn waiters_but(&self, own: &[u32]) -> String {
-        told(&self.waiters, own)
+        describe(&self.waiters, own)
     }
 }
 
-fn told(users: &[LockUser], own: &[u32]) -> String {
+fn describe(users: &[LockUser], own: &[u32]) -> String {
     let users = users.iter().filter(|user| !own.contains(&user.pid)).map(ToString::to_string);
     users.collect::<Vec<_>>().join(" and ")
 }

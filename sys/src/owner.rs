@@ -159,7 +159,7 @@ fn stands_in_the_way(found: SocketAddr, wanted: SocketAddr) -> bool {
 }
 
 /// A look at all processes takes milliseconds, and on a busy machine longer.
-const LOOK_WITHIN: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether a look still waits for a process.
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
@@ -192,7 +192,7 @@ fn within<T: Send + 'static>(
 }
 
 fn holder_of_socket(inode: u64) -> Option<Owner> {
-    within(LOOK_WITHIN, &IS_STUCK, move || holder_of_socket_now(inode))
+    within(CHECK_TIMEOUT, &IS_STUCK, move || holder_of_socket_now(inode))
 }
 
 /// Blocks while a process does not answer.
@@ -225,10 +225,10 @@ mod tests {
         let (release, held) = sync_channel::<()>(0);
         let short = Duration::from_millis(20);
         assert_eq!(within(short, &STUCK, move || held.recv().ok().map(|()| 1)), None);
-        assert_eq!(within(LOOK_WITHIN, &STUCK, || -> Option<i32> { panic!("it must not look") }), None);
+        assert_eq!(within(CHECK_TIMEOUT, &STUCK, || -> Option<i32> { panic!("it must not look") }), None);
         release.send(()).unwrap();
         let since = Instant::now();
-        while within(LOOK_WITHIN, &STUCK, || Some(2)) != Some(2) {
+        while within(CHECK_TIMEOUT, &STUCK, || Some(2)) != Some(2) {
             assert!(since.elapsed() < Duration::from_secs(30));
         }
     }

@@ -95,7 +95,7 @@ pub struct Call {
     /// The **thread** that waits, in this process's pid namespace; 0 if it is not visible there.
     pub tid: u32,
     /// The system call.
-    pub what: SystemCall,
+    pub system_call: SystemCall,
     /// Its first four arguments.
     pub args: [u64; 4],
 }
@@ -176,7 +176,7 @@ impl Notify {
             self.answer(message.id, Answer::Continue)?;
             return Ok(None);
         };
-        Ok(Some(Call { id: message.id, tid: message.pid, what, args: [a, b, c, d] }))
+        Ok(Some(Call { id: message.id, tid: message.pid, system_call: what, args: [a, b, c, d] }))
     }
 
     /// Whether the call still waits. If so, its thread id has belonged to the same thread since the call arrived.

@@ -147,24 +147,24 @@ pub fn close_all_on_exec() -> io::Result<()> {
 }
 
 /// Laying out the child's descriptors would overwrite lower numbers.
-fn from(least: c_int, fd: &OwnedFd) -> io::Result<Kept<'_>> {
+fn from(least: c_int, fd: &OwnedFd) -> io::Result<InheritedFd<'_>> {
     if fd.as_raw_fd() >= least {
-        Ok(Kept::As(fd.as_fd()))
+        Ok(InheritedFd::As(fd.as_fd()))
     } else {
-        Ok(Kept::Moved(duplicate_from(fd, least)?))
+        Ok(InheritedFd::Moved(duplicate_from(fd, least)?))
     }
 }
 
-enum Kept<'a> {
+enum InheritedFd<'a> {
     As(BorrowedFd<'a>),
     Moved(OwnedFd),
 }
 
-impl AsFd for Kept<'_> {
+impl AsFd for InheritedFd<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Kept::As(fd) => *fd,
-            Kept::Moved(fd) => fd.as_fd(),
+            InheritedFd::As(fd) => *fd,
+            InheritedFd::Moved(fd) => fd.as_fd(),
         }
     }
 }

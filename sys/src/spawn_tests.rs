@@ -173,7 +173,7 @@ fn streams_that_are_standard_streams_here_are_not_clobbered() {
         // SAFETY: the standard streams of a test are open.
         unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().unwrap()
     };
-    let moved = Kept::Moved(duplicate_from(dup(1), 3).unwrap());
+    let moved = InheritedFd::Moved(duplicate_from(dup(1), 3).unwrap());
     assert!(moved.as_fd().as_raw_fd() > 2);
     // SAFETY: forgotten below, so that it stays open.
     let standard = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(2) };

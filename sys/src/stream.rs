@@ -12,7 +12,7 @@ use super::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 /// The received part of an incomplete frame, and whether the stream is unreadable from here on.
 #[derive(Debug, Default)]
-struct Partial {
+struct PartialFrame {
     bytes: Vec<u8>,
     is_lost: bool,
 }
@@ -20,13 +20,13 @@ struct Partial {
 /// The state of one end of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    partial: Mutex<Partial>,
+    partial: Mutex<PartialFrame>,
     /// The unsent rest of a frame that the peer's queue accepted in part.
-    rest: Mutex<Vec<u8>>,
+    unsent: Mutex<Vec<u8>>,
 }
 
 /// What the received bytes of a frame say about the rest.
-enum Next {
+enum FrameProgress {
     /// Number of bytes to read before the next decision.
     Missing(usize),
     /// The frame is complete.
@@ -37,17 +37,17 @@ enum Next {
     TooLong,
 }
 
-fn next(bytes: &[u8]) -> Next {
+fn next(bytes: &[u8]) -> FrameProgress {
     if bytes.len() < HEADER_LEN {
-        return Next::Missing(HEADER_LEN - bytes.len());
+        return FrameProgress::Missing(HEADER_LEN - bytes.len());
     }
     if bytes[..MAGIC.len()] != MAGIC {
-        return Next::Foreign;
+        return FrameProgress::Foreign;
     }
     match HEADER_LEN.saturating_add(frame::announced(bytes)) {
-        whole if whole > FRAME_MAX => Next::TooLong,
-        whole if whole > bytes.len() => Next::Missing(whole - bytes.len()),
-        _ => Next::Whole,
+        whole if whole > FRAME_MAX => FrameProgress::TooLong,
+        whole if whole > bytes.len() => FrameProgress::Missing(whole - bytes.len()),
+        _ => FrameProgress::Whole,
     }
 }
 
@@ -55,8 +55,8 @@ impl Stream {
     /// See [`super::channel::Channel::send`]. Keeps what a nonblocking stream does not accept of a frame and sends it
     /// before the next frame; otherwise the peer would lose the frame boundaries.
     pub(super) fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
-        let mut rest = locked(&self.rest);
-        send_rest(socket, &mut rest)?;
+        let mut rest = locked(&self.unsent);
+        send_unsent(socket, &mut rest)?;
         let sent = send_some(socket, bytes)?;
         if sent == 0 && !bytes.is_empty() {
             return Err(Errno::EAGAIN.into());
@@ -67,7 +67,7 @@ impl Stream {
 
     /// See [`super::channel::Channel::flush`].
     pub(super) fn flush(&self, socket: &OwnedFd) -> io::Result<()> {
-        send_rest(socket, &mut locked(&self.rest))
+        send_unsent(socket, &mut locked(&self.unsent))
     }
 
     /// See [`super::channel::Channel::recv`]. Never reads beyond the frame: the socket stays readable if data is left.
@@ -77,10 +77,10 @@ impl Stream {
         loop {
             let (truncated, is_lost) = match next(&partial.bytes) {
                 _ if partial.is_lost => return Ok(None),
-                Next::Whole => (false, false),
-                Next::Foreign => (false, true),
-                Next::TooLong => (true, true),
-                Next::Missing(missing) => match fill(socket, &mut partial.bytes, missing)? {
+                FrameProgress::Whole => (false, false),
+                FrameProgress::Foreign => (false, true),
+                FrameProgress::TooLong => (true, true),
+                FrameProgress::Missing(missing) => match fill(socket, &mut partial.bytes, missing)? {
                     0 if partial.bytes.is_empty() => return Ok(None),
                     0 => (false, true),
                     _ => continue,
@@ -96,7 +96,7 @@ impl Stream {
     }
 }
 
-fn send_rest(socket: &OwnedFd, rest: &mut Vec<u8>) -> io::Result<()> {
+fn send_unsent(socket: &OwnedFd, rest: &mut Vec<u8>) -> io::Result<()> {
     let sent = send_some(socket, rest)?;
     rest.drain(..sent);
     if rest.is_empty() { Ok(()) } else { Err(Errno::EAGAIN.into()) }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::{Rig, ask, ask_meanwhile, signal, version, wait_for};
 use handoff::control::api::{Ending, State};
 use handoff::sys::process::Signal;
@@ -45,7 +45,7 @@ fn asking<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
                 count += 1;
             }
         });
-        let at_end = AtEnd(&stop);
+        let at_end = SetOnDrop(&stop);
         let done = work();
         drop(at_end);
         client.join().unwrap();

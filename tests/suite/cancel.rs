@@ -111,19 +111,21 @@ fn a_start_that_is_called_off_leaves_the_service_stopped() {
     let start = begin(&rig, &["start", "s"]);
     wait_for("it to warm", || is_in(&rig, "warming"));
     assert_eq!(cancel(&rig).unwrap().outcome, Ending::Stopped);
-    assert_eq!(end(start).0, Some(0), "the start command reports the same");
+    let (code, told) = end(start);
+    assert_eq!(code, Some(1), "it does not run, which was asked for: {told}");
+    assert!(told.contains("s is stopped"), "{told}");
     assert_eq!(rig.status("s").state, State::Stopped);
     assert!(ask(address, "version").is_err(), "no process listens");
     assert!(crate::support::processes_of(&rig.path("testee-1")).is_empty());
 }
 
 /// A check of new versions that never ends.
-struct Check {
+struct EndlessCheck {
     place: tempfile::TempDir,
     program: PathBuf,
 }
 
-impl Check {
+impl EndlessCheck {
     fn new() -> Self {
         let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let (program, began) = (place.path().join("check"), place.path().join("began"));
@@ -148,7 +150,7 @@ fn is_gone(process: &ProcessId) -> Option<()> {
 #[test]
 fn what_comes_before_the_new_process_can_be_called_off_too() {
     let rig = Rig::new();
-    let check = Check::new();
+    let check = EndlessCheck::new();
     let address = rig.serve("s", "1", "", &format!("store = true\npreflight = [{:?}]", check.program));
     let second = rig.release("2", "");
     let upgrade = begin(&rig, &["upgrade", "s", "--binary", second.to_str().unwrap()]);
@@ -168,7 +170,7 @@ fn what_comes_before_the_new_process_can_be_called_off_too() {
 #[test]
 fn a_daemon_that_is_to_end_waits_for_no_check() {
     let mut rig = Rig::new();
-    let check = Check::new();
+    let check = EndlessCheck::new();
     rig.serve("s", "1", "", &format!("preflight = [{:?}]\npreflight_limit = \"1h\"", check.program));
     let second = rig.release("2", "");
     let upgrade = begin(&rig, &["upgrade", "s", "--binary", second.to_str().unwrap()]);

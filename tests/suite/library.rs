@@ -11,9 +11,9 @@ use handoff::control::api::{self, Ending, Request, Response};
 use handoff::history::Entry;
 
 /// Ends the process at the end of the test, also after a panic.
-struct Ended(Child);
+struct ChildGuard(Child);
 
-impl Drop for Ended {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -36,7 +36,7 @@ fn without_a_supervisor_the_same_binary_binds_and_runs() {
     let rig = Rig::new();
     let address = crate::support::free_address();
     let program = rig.release("1", "");
-    let _first = Ended(alone(&program, &address.to_string(), &rig.path("data")).spawn().unwrap());
+    let _first = ChildGuard(alone(&program, &address.to_string(), &rig.path("data")).spawn().unwrap());
     wait_for("it to listen", || TcpStream::connect(address).ok());
     assert_eq!(version(address), "1");
     // The data directory has one writer, even among servers without a supervisor.

@@ -30,6 +30,7 @@ mod inject;
 mod install;
 mod journal;
 mod keeper;
+mod keys;
 mod library;
 mod liveness;
 mod moments;

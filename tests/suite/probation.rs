@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::{LIMIT, Rig, ask, executable, pause, service, signal, version, wait_for};
 use handoff::control::ClientError;
 use handoff::control::api::{Ending, Outcome, Request, Response, State};
@@ -33,7 +33,7 @@ fn never_refused<T>(address: SocketAddr, work: impl FnOnce() -> T) -> T {
                 pause();
             }
         });
-        let at_end = AtEnd(&stop);
+        let at_end = SetOnDrop(&stop);
         let done = work();
         drop(at_end);
         client.join().unwrap();

@@ -46,7 +46,7 @@ impl ClientBehavior {
 /// A client with its bucket and its model.
 pub struct Client {
     s3: S3,
-    habit: ClientBehavior,
+    behavior: ClientBehavior,
     model: Model,
     rng: Rng,
 }
@@ -54,13 +54,13 @@ pub struct Client {
 impl Client {
     /// Creates a client of an empty bucket.
     pub fn new(s3: S3, habit: ClientBehavior, seed: u64) -> Self {
-        Self { s3, habit, model: Model::default(), rng: Rng::new(seed) }
+        Self { s3, behavior: habit, model: Model::default(), rng: Rng::new(seed) }
     }
 
     /// Runs until `stop` is true, counts every failure, and returns when nothing is in progress.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Self {
         while !*stop.borrow() {
-            let (result, pause_ms) = match self.habit {
+            let (result, pause_ms) = match self.behavior {
                 ClientBehavior::Slow => (self.slow_operation().await, 1500..3500),
                 ClientBehavior::KeepAlive | ClientBehavior::Fresh => (self.operation().await, 5..35),
             };

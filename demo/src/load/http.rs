@@ -24,10 +24,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::failure::{Failure, Kind};
-use super::kept::{Kept, Socket};
+use super::kept::{KeptConnection, Socket};
 
 /// Time limit of a complete response.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Time that a server that seals waits for the first byte of a new connection before it closes the connection cleanly.
 /// A client that a busy machine delays for longer connects again.
@@ -35,7 +35,7 @@ const LATE: Duration = Duration::from_millis(250);
 
 /// A complete response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     /// Its status.
     pub status: StatusCode,
     /// Its header fields.
@@ -48,13 +48,13 @@ pub struct Answer {
 pub struct Http {
     endpoint: SocketAddr,
     keep_alive: bool,
-    open: Option<Open>,
+    open: Option<OpenConnection>,
 }
 
-struct Open {
+struct OpenConnection {
     sender: SendRequest<Upload>,
     driver: JoinHandle<hyper::Result<()>>,
-    kept: Arc<Kept>,
+    connection: Arc<KeptConnection>,
     /// When the client began to connect.
     since: Instant,
 }
@@ -70,17 +70,17 @@ impl Http {
     /// # Errors
     ///
     /// Any failure before the last byte of the response. The status is not checked.
-    pub async fn exchange(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
+    pub async fn exchange(&mut self, mut request: Request<Upload>) -> Result<HttpResponse, Failure> {
         if !self.keep_alive {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        match timeout(PATIENCE + request.body().takes(), self.attempt(request)).await {
+        match timeout(TIMEOUT + request.body().takes(), self.attempt(request)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::new(Kind::Timeout, format!("no answer within {PATIENCE:?}"))),
+            Err(_) => Err(Failure::new(Kind::Timeout, format!("no answer within {TIMEOUT:?}"))),
         }
     }
 
-    async fn attempt(&mut self, mut request: Request<Upload>) -> Result<Answer, Failure> {
+    async fn attempt(&mut self, mut request: Request<Upload>) -> Result<HttpResponse, Failure> {
         loop {
             // Taken, not borrowed: a connection is returned only after a complete response.
             let (mut open, fresh) = match self.open.take() {
@@ -88,11 +88,11 @@ impl Http {
                 None => (self.connect().await?, true),
             };
             let again = copy_of(&request);
-            open.kept.expect_use();
+            open.connection.expect_use();
             let response = match open.sender.try_send_request(request).await {
                 Ok(response) => response,
-                Err(_) if !open.kept.is_used() && (!fresh || open.since.elapsed() >= LATE) => {
-                    if !open.kept.had_ended() {
+                Err(_) if !open.connection.is_used() && (!fresh || open.since.elapsed() >= LATE) => {
+                    if !open.connection.had_ended() {
                         ended_in_order(open.driver).await?;
                     }
                     request = again;
@@ -106,13 +106,13 @@ impl Http {
             if self.keep_alive && !close {
                 self.open = Some(open);
             }
-            return Ok(Answer { status: head.status, headers: head.headers, body });
+            return Ok(HttpResponse { status: head.status, headers: head.headers, body });
         }
     }
 
-    async fn connect(&self) -> Result<Open, Failure> {
+    async fn connect(&self) -> Result<OpenConnection, Failure> {
         // The server may have accepted it long before this client runs again.
-        let (since, kept) = (Instant::now(), Arc::new(Kept::default()));
+        let (since, kept) = (Instant::now(), Arc::new(KeptConnection::default()));
         let stream = TcpStream::connect(self.endpoint).await?;
         stream.set_nodelay(true)?;
         let socket = Socket::new(stream, Arc::clone(&kept));
@@ -120,7 +120,7 @@ impl Http {
         let driver = tokio::spawn(connection);
         // If the server has ended it, the first request finds that out.
         let _ = sender.ready().await;
-        Ok(Open { sender, driver, kept, since })
+        Ok(OpenConnection { sender, driver, connection: kept, since })
     }
 }
 

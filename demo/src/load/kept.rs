@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 
 /// State that the client and its connection share.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct KeptConnection {
     /// No byte of the next request was written yet.
     is_unused: AtomicBool,
     had_ended: AtomicBool,
 }
 
-impl Kept {
+impl KeptConnection {
     /// Marks the next written byte as the first byte of a new request.
     pub fn expect_use(&self) {
         self.is_unused.store(true, Ordering::SeqCst);
@@ -40,25 +40,25 @@ impl Kept {
 /// cut request.
 pub struct Socket {
     stream: TcpStream,
-    kept: Arc<Kept>,
+    connection: Arc<KeptConnection>,
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream, kept: Arc<Kept>) -> Self {
-        Self { stream, kept }
+    pub fn new(stream: TcpStream, kept: Arc<KeptConnection>) -> Self {
+        Self { stream, connection: kept }
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.kept.is_used() {
+        if self.connection.is_used() {
             return Ok(());
         }
         let peeked = recv(&self.stream, &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         if matches!(peeked, Ok(0)) {
-            self.kept.had_ended.store(true, Ordering::SeqCst);
+            self.connection.had_ended.store(true, Ordering::SeqCst);
             // For a new connection this is a cut, like any end before the answer.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.kept.is_unused.store(false, Ordering::SeqCst);
+        self.connection.is_unused.store(false, Ordering::SeqCst);
         Ok(())
     }
 }

@@ -24,7 +24,7 @@ pub struct Meter {
 
 /// Quantiles of a set of durations, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Spread {
+pub struct Quantiles {
     /// Number of durations.
     pub count: u64,
     /// The median.
@@ -35,7 +35,7 @@ pub struct Spread {
     pub max_us: u64,
 }
 
-impl Spread {
+impl Quantiles {
     /// The quantiles of a histogram of microseconds.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         Self {
@@ -139,8 +139,8 @@ impl Meter {
 
     /// The latencies of requests outside of upgrades, and during upgrades. Neither includes intentionally slow
     /// uploads.
-    pub fn latencies(&self) -> (Spread, Spread) {
-        (Spread::of(&lock(&self.steady)), Spread::of(&lock(&self.upgrade)))
+    pub fn latencies(&self) -> (Quantiles, Quantiles) {
+        (Quantiles::of(&lock(&self.steady)), Quantiles::of(&lock(&self.upgrade)))
     }
 }
 

@@ -57,15 +57,15 @@ impl Load {
     /// # Errors
     ///
     /// A bucket cannot be created.
-    pub async fn start(plan: &LoadConfig) -> Result<Self, Failure> {
+    pub async fn start(config: &LoadConfig) -> Result<Self, Failure> {
         let meter = Arc::new(Meter::default());
         let stop = watch::Sender::new(false);
         let mut ready = Vec::new();
-        for number in 0..plan.clients {
+        for number in 0..config.clients {
             let habit = ClientBehavior::of(number);
-            let mut s3 = S3::new(plan, &format!("client-{number:02}"), habit.keeps_alive(), meter.clone());
+            let mut s3 = S3::new(config, &format!("client-{number:02}"), habit.keeps_alive(), meter.clone());
             s3.create_bucket().await?;
-            ready.push(Client::new(s3, habit, plan.seed.wrapping_add(number as u64)));
+            ready.push(Client::new(s3, habit, config.seed.wrapping_add(number as u64)));
         }
         let mut clients = JoinSet::new();
         for client in ready {

@@ -11,7 +11,7 @@ use rusty_s3::{Bucket, Credentials, UrlStyle};
 
 use super::LoadConfig;
 use super::failure::{Failure, Kind};
-use super::http::{Answer, Http, Upload};
+use super::http::{Http, HttpResponse, Upload};
 use super::meter::Meter;
 
 /// Validity of a signature.
@@ -27,12 +27,12 @@ pub struct S3 {
 
 impl S3 {
     /// Access to the bucket `name`, which need not exist yet.
-    pub fn new(plan: &LoadConfig, name: &str, keep_alive: bool, meter: Arc<Meter>) -> Self {
-        let url = format!("http://{}", plan.endpoint).parse().expect("an address makes a URL");
+    pub fn new(config: &LoadConfig, name: &str, keep_alive: bool, meter: Arc<Meter>) -> Self {
+        let url = format!("http://{}", config.endpoint).parse().expect("an address makes a URL");
         let bucket = Bucket::new(url, UrlStyle::Path, name.to_owned(), "us-east-1")
             .expect("an HTTP URL makes a bucket");
-        let credentials = Credentials::new(plan.access_key.clone(), plan.secret_key.clone());
-        Self { http: Http::new(plan.endpoint, keep_alive), bucket, credentials, meter }
+        let credentials = Credentials::new(config.access_key.clone(), config.secret_key.clone());
+        Self { http: Http::new(config.endpoint, keep_alive), bucket, credentials, meter }
     }
 
     /// The counts of this client.
@@ -60,7 +60,7 @@ impl S3 {
     }
 
     /// Reads an object; `None` if there is none.
-    pub async fn get(&mut self, key: &str) -> Result<Option<Answer>, Failure> {
+    pub async fn get(&mut self, key: &str) -> Result<Option<HttpResponse>, Failure> {
         let request = sign(&self.bucket.get_object(Some(&self.credentials), key), Upload::empty());
         self.send(request).await?.found()
     }
@@ -152,7 +152,7 @@ impl S3 {
         if !paced {
             self.meter.end(span);
         }
-        Ok(Reply { what, answer })
+        Ok(Reply { operation: what, answer })
     }
 }
 
@@ -172,8 +172,8 @@ fn sign<'a>(action: &impl S3Action<'a>, body: Upload) -> Request<Upload> {
 
 /// A response and its request.
 struct Reply {
-    what: String,
-    answer: Answer,
+    operation: String,
+    answer: HttpResponse,
 }
 
 impl Reply {
@@ -182,10 +182,10 @@ impl Reply {
             return Ok(self);
         }
         let body = String::from_utf8_lossy(&self.answer.body);
-        Err(Failure::new(Kind::Status, format!("{}: {} {body}", self.what, self.answer.status)))
+        Err(Failure::new(Kind::Status, format!("{}: {} {body}", self.operation, self.answer.status)))
     }
 
-    fn found(self) -> Result<Option<Answer>, Failure> {
+    fn found(self) -> Result<Option<HttpResponse>, Failure> {
         if self.answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -193,16 +193,16 @@ impl Reply {
     }
 
     fn header(&self, name: http::HeaderName) -> Result<String, Failure> {
-        self.answer.header(name).map_err(|failure| failure.during(&self.what))
+        self.answer.header(name).map_err(|failure| failure.during(&self.operation))
     }
 
     fn text(self) -> Result<String, Failure> {
         String::from_utf8(self.answer.body.to_vec())
-            .map_err(|error| Failure::other(format!("{}: {error}", self.what)))
+            .map_err(|error| Failure::other(format!("{}: {error}", self.operation)))
     }
 }
 
-impl Answer {
+impl HttpResponse {
     fn header(&self, name: http::HeaderName) -> Result<String, Failure> {
         let value = self.headers.get(&name).and_then(|value| value.to_str().ok());
         value.map(str::to_owned).ok_or_else(|| Failure::other(format!("the answer has no {name}")))

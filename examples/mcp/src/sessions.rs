@@ -23,7 +23,7 @@ const FORMAT: u32 = 1;
 const WHILE_YOUNG: Duration = Duration::from_secs(60);
 
 /// How long a young process holds a request with an unknown session.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A session unused for this long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -126,7 +126,7 @@ impl SessionStore for Sessions {
     /// enough, an unknown session does not exist.
     async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
         let mut arrived = self.arrived.subscribe();
-        let until = (Instant::now() + PATIENCE).min(self.born + WHILE_YOUNG);
+        let until = (Instant::now() + TIMEOUT).min(self.born + WHILE_YOUNG);
         loop {
             if let Some(state) = self.find(id) {
                 return Ok(Some(state));
@@ -202,16 +202,16 @@ mod tests {
             let new = new.clone();
             async move { new.load("late").await.unwrap() }
         });
-        tokio::time::sleep(PATIENCE / 2).await;
+        tokio::time::sleep(TIMEOUT / 2).await;
         new.take_over(&Sessions::default().state().unwrap()).unwrap();
-        tokio::time::sleep(PATIENCE / 4).await;
+        tokio::time::sleep(TIMEOUT / 4).await;
         assert!(!asked.is_finished());
         new.take_over(&old.state().unwrap()).unwrap();
         assert!(asked.await.unwrap().is_some());
 
         let began = Instant::now();
         assert!(new.load("unknown").await.unwrap().is_none());
-        assert_eq!(began.elapsed(), PATIENCE);
+        assert_eq!(began.elapsed(), TIMEOUT);
         tokio::time::sleep(WHILE_YOUNG).await;
         let began = Instant::now();
         assert!(new.load("unknown").await.unwrap().is_none());

@@ -237,7 +237,7 @@ impl Process {
     fn hand_over(&self, state: state::State, out: &mut Vec<Action>) {
         match self.state {
             ProcessState::Draining { .. } | ProcessState::Sealing { resume: false, leave: false } => {
-                self.say(FromService::State(state), out)
+                self.send(FromService::State(state), out)
             }
             ProcessState::Starting { .. }
             | ProcessState::Parked
@@ -256,7 +256,7 @@ impl Process {
         }
     }
 
-    fn say(&self, message: FromService, out: &mut Vec<Action>) {
+    fn send(&self, message: FromService, out: &mut Vec<Action>) {
         if self.connected {
             out.push(Action::Send(self.handoff, message));
         }

@@ -250,7 +250,7 @@ impl Process {
         match (self.state, result) {
             (ProcessState::Opening, Ok(())) => {
                 self.state = ProcessState::Ready;
-                self.say(FromService::Ready(Ready { healthy: true, reason: String::new() }), out);
+                self.send(FromService::Ready(Ready { healthy: true, reason: String::new() }), out);
                 if !self.connected {
                     self.become_incumbent();
                 }
@@ -262,7 +262,7 @@ impl Process {
                 | ProcessState::Opening,
                 Err(reason),
             ) => {
-                self.say(FromService::Ready(Ready { healthy: false, reason }), out);
+                self.send(FromService::Ready(Ready { healthy: false, reason }), out);
                 self.exit(1, out);
             }
             (
@@ -364,11 +364,11 @@ impl Process {
         match result {
             Ok(()) => {
                 self.state = ProcessState::Draining { drained: true };
-                self.say(FromService::Drained(Done {}), out);
+                self.send(FromService::Drained(Done {}), out);
             }
             Err(reason) => {
                 self.state = ProcessState::Failed;
-                self.say(FromService::SealFailed(Failed { reason }), out);
+                self.send(FromService::SealFailed(Failed { reason }), out);
             }
         }
     }
@@ -387,11 +387,11 @@ impl Process {
                         if self.mode == Mode::Exclusive {
                             out.push(Action::ReleaseLock);
                         }
-                        self.say(FromService::Sealed(Done {}), out);
+                        self.send(FromService::Sealed(Done {}), out);
                     }
                     Err(reason) => {
                         self.state = ProcessState::Failed;
-                        self.say(FromService::SealFailed(Failed { reason }), out);
+                        self.send(FromService::SealFailed(Failed { reason }), out);
                     }
                 }
             }
@@ -415,14 +415,14 @@ impl Process {
         match result {
             Ok(()) => {
                 self.state = ProcessState::Serving;
-                self.say(FromService::Resumed(Done {}), out);
+                self.send(FromService::Resumed(Done {}), out);
                 if leave {
                     self.leave(out);
                 }
             }
             // A process that cannot serve must not keep the lock from one that can.
             Err(reason) => {
-                self.say(FromService::ResumeFailed(Failed { reason }), out);
+                self.send(FromService::ResumeFailed(Failed { reason }), out);
                 self.exit(1, out);
             }
         }

@@ -73,7 +73,7 @@ pub struct Facts {
     /// Whether the service is to run.
     pub wanted: bool,
     /// What the journal says about the last handoff.
-    pub written: LastHandoff,
+    pub last_handoff: LastHandoff,
     /// What is known of the incumbent.
     pub incumbent: Observation,
     /// What is known of the successor.
@@ -113,7 +113,7 @@ pub struct Row {
     /// Whether the service is to run; `None` matches both.
     pub wanted: Option<bool>,
     /// What the journal says; `None` matches both.
-    pub written: Option<LastHandoff>,
+    pub last_handoff: Option<LastHandoff>,
     /// The matching states of the incumbent.
     pub incumbent: &'static [Observation],
     /// The matching states of the successor.
@@ -121,14 +121,14 @@ pub struct Row {
     /// The decision.
     pub decision: Decision,
     /// The reason.
-    pub why: &'static str,
+    pub reason: &'static str,
 }
 
 impl Row {
     /// Whether the row applies to these facts.
     pub fn holds(&self, facts: Facts) -> bool {
         self.wanted.is_none_or(|wanted| wanted == facts.wanted)
-            && self.written.is_none_or(|written| written == facts.written)
+            && self.last_handoff.is_none_or(|written| written == facts.last_handoff)
             && self.incumbent.contains(&facts.incumbent)
             && self.successor.contains(&facts.successor)
     }
@@ -147,148 +147,148 @@ pub static TABLE: &[Row] = &[
     Row {
         label: "go forward",
         wanted: None,
-        written: Some(LastHandoff::Uncommitted),
+        last_handoff: Some(LastHandoff::Uncommitted),
         incumbent: &SETTLED,
         successor: &[Serving],
         decision: Decision::Advance,
-        why: "The successor has received Begin and serves: it has opened the data, and may have acknowledged \
+        reason: "The successor has received Begin and serves: it has opened the data, and may have acknowledged \
               writes. Its health is unknown: it continues with the probe, and the incumbent waits for the lock or \
               serves beside it, as before.",
     },
     Row {
         label: "finish",
         wanted: None,
-        written: Some(LastHandoff::Committed),
+        last_handoff: Some(LastHandoff::Committed),
         incumbent: &SETTLED,
         successor: &[Serving, Unreachable],
         decision: Decision::Forward,
-        why: "The commit is durable; only the processes were not told. A committed process that lives is trusted \
+        reason: "The commit is durable; only the processes were not told. A committed process that lives is trusted \
               even if it is unreachable: it reported ready before the commit.",
     },
     Row {
         label: "ask the other one, too",
         wanted: None,
-        written: None,
+        last_handoff: None,
         incumbent: &[Asked, Working],
         successor: &[Serving],
         decision: Decision::Wait,
-        why: "The successor serves, so no client waits. But the incumbent's state must be known before it is \
+        reason: "The successor serves, so no client waits. But the incumbent's state must be known before it is \
               asked to leave, and an incumbent that is about to serve cannot drain yet.",
     },
     Row {
         label: "ask before the end",
         wanted: None,
-        written: Some(LastHandoff::Committed),
+        last_handoff: Some(LastHandoff::Committed),
         incumbent: &[Asked, Working],
         successor: &[Unreachable],
         decision: Decision::Wait,
-        why: "The same, with a committed successor that is unreachable.",
+        reason: "The same, with a committed successor that is unreachable.",
     },
     Row {
         label: "distrust",
         wanted: None,
-        written: Some(LastHandoff::Uncommitted),
+        last_handoff: Some(LastHandoff::Uncommitted),
         incumbent: &FOUND,
         successor: &[Unreachable],
         decision: Decision::KillSuccessor,
-        why: "It cannot receive a commit or an abort, and its readiness is unknown. Its end releases the lock to a \
+        reason: "It cannot receive a commit or an abort, and its readiness is unknown. Its end releases the lock to a \
               waiting incumbent; otherwise the committed binary is started.",
     },
     Row {
         label: "frozen successor",
         wanted: None,
-        written: None,
+        last_handoff: None,
         incumbent: &FOUND,
         successor: &[Frozen],
         decision: Decision::KillSuccessor,
-        why: "It was asked and is silent for longer than the lease, so it serves no client. It may hold the lock \
+        reason: "It was asked and is silent for longer than the lease, so it serves no client. It may hold the lock \
               that the incumbent waits for.",
     },
     Row {
         label: "ask the successor",
         wanted: None,
-        written: None,
+        last_handoff: None,
         incumbent: &FOUND,
         successor: &[Asked, Working],
         decision: Decision::Wait,
-        why: "It will answer, be ready, fail or fall silent, each within a limit. If it is about to serve it holds \
+        reason: "It will answer, be ready, fail or fall silent, each within a limit. If it is about to serve it holds \
               the lock, and no other process can serve sooner.",
     },
     Row {
         label: "go on",
         wanted: None,
-        written: Some(LastHandoff::Uncommitted),
+        last_handoff: Some(LastHandoff::Uncommitted),
         incumbent: &[Serving, Unreachable],
         successor: &[Gone],
         decision: Decision::Adopt,
-        why: "It is the current generation, and no handoff is in progress. An unreachable incumbent probably \
+        reason: "It is the current generation, and no handoff is in progress. An unreachable incumbent probably \
               serves too, and is not killed for its age.",
     },
     Row {
         label: "roll back",
         wanted: None,
-        written: Some(LastHandoff::Uncommitted),
+        last_handoff: Some(LastHandoff::Uncommitted),
         incumbent: &[Serving, Unreachable],
         successor: &[Waiting, Leaving],
         decision: Decision::Back,
-        why: "The incumbent received nothing for longer than its lease, or saw its channel close, and took its \
+        reason: "The incumbent received nothing for longer than its lease, or saw its channel close, and took its \
               data back. The successor waits for a lock that it will not get.",
     },
     Row {
         label: "undo the commit",
         wanted: None,
-        written: Some(LastHandoff::Committed),
+        last_handoff: Some(LastHandoff::Committed),
         incumbent: &[Serving, Unreachable],
         successor: &[Gone, Waiting, Leaving],
         decision: Decision::Revert,
-        why: "The committed process has lost the data, by ending or leaving, before the incumbent was asked \
+        reason: "The committed process has lost the data, by ending or leaving, before the incumbent was asked \
               to leave: the incumbent was its standby and serves.",
     },
     Row {
         label: "frozen incumbent",
         wanted: None,
-        written: None,
+        last_handoff: None,
         incumbent: &[Frozen],
         successor: &[Gone, Waiting, Leaving],
         decision: Decision::KillIncumbent,
-        why: "No process serves: the incumbent was asked and is silent for longer than the lease, and the \
+        reason: "No process serves: the incumbent was asked and is silent for longer than the lease, and the \
               successor does not hold the lock.",
     },
     Row {
         label: "ask the incumbent",
         wanted: None,
-        written: None,
+        last_handoff: None,
         incumbent: &[Asked, Working, Waiting, Leaving],
         successor: &[Gone, Waiting, Leaving],
         decision: Decision::Wait,
-        why: "It answers, serves, gets the lock or ends, each within a limit. Its answer decides.",
+        reason: "It answers, serves, gets the lock or ends, each within a limit. Its answer decides.",
     },
     Row {
         label: "wait for the successor",
         wanted: None,
-        written: None,
+        last_handoff: None,
         incumbent: &[Gone],
         successor: &[Waiting, Leaving],
         decision: Decision::Wait,
-        why: "The incumbent is gone and has released its lock: the successor gets it, or ends.",
+        reason: "The incumbent is gone and has released its lock: the successor gets it, or ends.",
     },
     Row {
         label: "start",
         wanted: Some(true),
-        written: None,
+        last_handoff: None,
         incumbent: &[Gone],
         successor: &[Gone],
         decision: Decision::Start,
-        why: "No process is left that could serve, and the service is wanted.",
+        reason: "No process is left that could serve, and the service is wanted.",
     },
     Row {
         label: "rest",
         wanted: Some(false),
-        written: None,
+        last_handoff: None,
         incumbent: &[Gone],
         successor: &[Gone],
         decision: Decision::Rest,
-        why: "No process is left, and none is wanted.",
+        reason: "No process is left, and none is wanted.",
     },
 ];
 

@@ -21,7 +21,7 @@ pub struct LivingProcesses<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Roles<T> {
     /// What the journal says about the last handoff.
-    pub written: LastHandoff,
+    pub last_handoff: LastHandoff,
     /// The process that served before the last handoff.
     pub incumbent: Option<T>,
     /// The successor of that handoff.
@@ -59,7 +59,7 @@ pub fn roles<T>(standing: &Standing, living: LivingProcesses<T>) -> Roles<T> {
         (_, previous) => (LastHandoff::Uncommitted, current, attempt, previous.or(leaving)),
     };
     Roles {
-        written,
+        last_handoff: written,
         incumbent,
         successor,
         outgoing,
@@ -92,8 +92,9 @@ impl<T> Roles<T> {
 
     /// Whether an upgrade was in progress that a user may ask about: one not yet committed, or on probation.
     pub fn is_under_way(&self, has_probation: bool) -> bool {
-        let stands_by =
-            self.written == LastHandoff::Committed && self.incumbent.is_some() && self.successor.is_some();
+        let stands_by = self.last_handoff == LastHandoff::Committed
+            && self.incumbent.is_some()
+            && self.successor.is_some();
         self.is_upgrade || stands_by && has_probation
     }
 
@@ -102,7 +103,7 @@ impl<T> Roles<T> {
     /// its answer.
     pub fn newest_slot_serves(&self) -> bool {
         !self.is_reverted
-            && (self.written == LastHandoff::Committed || self.incumbent.is_none() || !self.is_attempt)
+            && (self.last_handoff == LastHandoff::Committed || self.incumbent.is_none() || !self.is_attempt)
     }
 
     /// Assigns the slots, which are ordered from oldest to newest.
@@ -114,7 +115,7 @@ impl<T> Roles<T> {
             (_, _) => last,
         };
         let (outgoing, older, newer) = (take(&self.outgoing), take(&self.incumbent), take(&self.successor));
-        let (incumbent, successor) = match self.written {
+        let (incumbent, successor) = match self.last_handoff {
             LastHandoff::Committed if self.is_reverted => (newer, older),
             LastHandoff::Committed | LastHandoff::Uncommitted => (older, newer),
         };
@@ -124,7 +125,7 @@ impl<T> Roles<T> {
     /// Number of slots of dead processes that are older than all living ones. A handoff in progress may have left the
     /// newest slot to a dead successor.
     fn dead_and_older(&self, slots: usize) -> usize {
-        match (self.written, self.is_attempt) {
+        match (self.last_handoff, self.is_attempt) {
             // The reverted process has the newest slot.
             _ if self.is_reverted => 0,
             (LastHandoff::Uncommitted, false) => slots.saturating_sub(self.count()),
@@ -174,7 +175,7 @@ mod tests {
     }
 
     fn parts(roles: &Roles<u8>) -> (LastHandoff, [Option<u8>; 3]) {
-        (roles.written, [roles.incumbent, roles.successor, roles.outgoing])
+        (roles.last_handoff, [roles.incumbent, roles.successor, roles.outgoing])
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Supervisor {
                 }
                 LostCommit::None => {
                     self.disarm_phase(out);
-                    self.nobody_serves(at, None, out);
+                    self.restart_or_stop(at, None, out);
                 }
             },
         }
@@ -145,7 +145,7 @@ impl Supervisor {
     }
 
     /// Neither an incumbent nor a successor is left. `died`: how a process that served has ended, if that is the cause.
-    pub(super) fn nobody_serves(&mut self, at: Moment, died: Option<Exit>, out: &mut Vec<Action>) {
+    pub(super) fn restart_or_stop(&mut self, at: Moment, died: Option<Exit>, out: &mut Vec<Action>) {
         if !self.wanted {
             return self.ended(out);
         }
@@ -244,7 +244,7 @@ impl Supervisor {
                     self.steer_back(out);
                 }
                 self.blame(Reason::SuccessorExited(exit), out);
-                self.hurry_record(at, out);
+                self.shorten_record_limit(at, out);
             }
             // The incumbent was asked to resume already.
             Phase::Resuming => {}
@@ -266,7 +266,7 @@ impl Supervisor {
             Phase::Serving => {
                 self.note_death(at);
                 self.handoff.target = Target::Committed;
-                self.nobody_serves(at, Some(exit), out);
+                self.restart_or_stop(at, Some(exit), out);
             }
             // The successor goes forward; no other process is left to wait for.
             Phase::Draining | Phase::Sealing => {
@@ -282,7 +282,7 @@ impl Supervisor {
             // From now on new clients wait for the successor, not for the dead process.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing => self.steer_forward(out),
             Phase::Canary => self.commit(at, out),
-            Phase::Committing | Phase::Reverting => self.hurry_record(at, out),
+            Phase::Committing | Phase::Reverting => self.shorten_record_limit(at, out),
             Phase::Recovering | Phase::Reaping | Phase::Stopped | Phase::Backoff | Phase::Stopping => {}
         }
     }
@@ -403,7 +403,7 @@ impl Supervisor {
     }
 
     /// A process has ended during a durable record: if none is left that serves, the time limit becomes shorter.
-    fn hurry_record(&mut self, at: Moment, out: &mut Vec<Action>) {
+    fn shorten_record_limit(&mut self, at: Moment, out: &mut Vec<Action>) {
         if !self.has_server() {
             self.arm(at, Deadline::Record, out);
         }

@@ -48,6 +48,7 @@ mod invariants;
 mod phase;
 mod probation;
 mod recover;
+mod requests;
 mod retire;
 mod step;
 mod timers;
@@ -331,7 +332,7 @@ impl Supervisor {
 
     /// Remaining time of the current upgrade. Milliseconds.
     pub fn time_left(&self, at: Moment) -> Millis {
-        self.left(at)
+        self.time_left_ms(at)
     }
 
     /// Replaces the policy. It applies from the next handoff on.

@@ -113,21 +113,21 @@ impl Supervisor {
             (Mode::Overlap, replaced) => {
                 out.push(Action::SteerToIncumbent);
                 self.reaped(at, out);
-                self.send_back(at, replaced, out);
+                self.retire_replacement(at, replaced, out);
             }
         }
     }
 
     /// The new process drains and leaves, under a new id: its state has no recipient, because the old process does not
     /// know the handoff that is undone.
-    fn send_back(&mut self, at: Moment, replaced: Incumbent, out: &mut Vec<Action>) {
+    fn retire_replacement(&mut self, at: Moment, replaced: Incumbent, out: &mut Vec<Action>) {
         let step = match replaced {
             Incumbent::Absent => return,
             Incumbent::Unreachable => Leaving::Terminating { ends: true },
             Incumbent::Active | Incumbent::Quiesced => Leaving::Draining,
         };
         self.outgoing = Some(Outgoing { step, handoff: at.next_id, reports: false });
-        self.tell_outgoing(at, self.handoff.drain_grace_ms, out);
+        self.request_end(at, self.handoff.drain_grace_ms, out);
     }
 
     /// The commit could not be undone, and no process serves: its binary is started.
@@ -135,7 +135,7 @@ impl Supervisor {
         self.handoff.lost_commit = LostCommit::None;
         self.handoff.target = Target::Committed;
         self.answer.outcome = ProvisionalOutcome::CommitUpheld;
-        self.nobody_serves(at, None, out);
+        self.restart_or_stop(at, None, out);
     }
 
     /// Ends an upgrade whose old process is gone.

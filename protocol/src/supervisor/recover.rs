@@ -28,7 +28,7 @@ pub struct Legacy {
     /// Whether the service is to run.
     pub wanted: bool,
     /// What the journal says about the last handoff.
-    pub written: LastHandoff,
+    pub last_handoff: LastHandoff,
     /// The handoff in progress, or an unused id. All processes belong to it from now on.
     pub handoff: HandoffId,
     /// Whether its end must be reported because a user requested it.
@@ -46,13 +46,13 @@ pub struct Legacy {
 /// The state so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Recovery {
-    written: LastHandoff,
+    last_handoff: LastHandoff,
     incumbent: Observation,
     successor: Observation,
     /// The time of the upgrade is over: a successor that does not serve yet gets no more time.
     is_late: bool,
     /// What was done to an incumbent and a successor that leave.
-    urged: [EndingStage; 2],
+    endings: [EndingStage; 2],
 }
 
 impl Recovery {
@@ -63,10 +63,10 @@ impl Recovery {
         }
     }
 
-    fn urged(&mut self, role: Role) -> &mut EndingStage {
+    fn ending(&mut self, role: Role) -> &mut EndingStage {
         match role {
-            Role::Incumbent => &mut self.urged[0],
-            Role::Successor => &mut self.urged[1],
+            Role::Incumbent => &mut self.endings[0],
+            Role::Successor => &mut self.endings[1],
         }
     }
 }
@@ -74,17 +74,17 @@ impl Recovery {
 impl Supervisor {
     /// Creates the machine of a supervisor that takes over from an earlier one. Returns it with its first actions.
     pub fn recover(mode: Mode, policy: Policy, at: Moment, left: Legacy) -> (Self, Vec<Action>) {
-        let Legacy { wanted, written, handoff, incumbent, successor, .. } = left;
+        let Legacy { wanted, last_handoff: written, handoff, incumbent, successor, .. } = left;
         let ends_at = at.now.saturating_add(left.left_ms.unwrap_or(policy.deadline_ms));
         let mut machine = Self {
             phase: Phase::Recovering,
             wanted,
             recovery: Some(Recovery {
-                written,
+                last_handoff: written,
                 incumbent,
                 successor,
                 is_late: false,
-                urged: [EndingStage::No; 2],
+                endings: [EndingStage::No; 2],
             }),
             serving_since: at.now,
             ..Self::new(mode, policy)
@@ -97,7 +97,7 @@ impl Supervisor {
         for role in [Role::Incumbent, Role::Successor] {
             machine.ask(at, role, &mut out);
         }
-        machine.send_away(at, left.outgoing, &mut out);
+        machine.retire_outgoing(at, left.outgoing, &mut out);
         machine.conclude(at, &mut out);
         machine.end_unwanted(at, &mut out);
         machine.check();
@@ -106,8 +106,8 @@ impl Supervisor {
 
     /// The state of an earlier supervisor's processes, until recovery has decided.
     pub fn facts(&self) -> Option<Facts> {
-        let Recovery { written, incumbent, successor, .. } = self.recovery?;
-        Some(Facts { wanted: self.wanted, written, incumbent, successor })
+        let Recovery { last_handoff: written, incumbent, successor, .. } = self.recovery?;
+        Some(Facts { wanted: self.wanted, last_handoff: written, incumbent, successor })
     }
 
     pub(super) fn adopt(&self) -> ToService {
@@ -125,7 +125,7 @@ impl Supervisor {
         }
     }
 
-    fn send_away(&mut self, at: Moment, outgoing: Observation, out: &mut Vec<Action>) {
+    fn retire_outgoing(&mut self, at: Moment, outgoing: Observation, out: &mut Vec<Action>) {
         let step = match outgoing {
             Observation::Gone => return,
             Observation::Asked => Leaving::Asked,
@@ -137,7 +137,7 @@ impl Supervisor {
             | Observation::Unreachable => Leaving::Terminating { ends: true },
         };
         self.outgoing = Some(Outgoing { step, handoff: self.handoff.id, reports: false });
-        self.tell_outgoing(at, self.policy.stop_grace_ms, out);
+        self.request_end(at, self.policy.stop_grace_ms, out);
     }
 
     fn found(&self, role: Role) -> Observation {
@@ -191,7 +191,7 @@ impl Supervisor {
             (Observation::Working | Observation::Waiting, FromService::Ready(ready))
                 if role == Role::Successor =>
             {
-                self.ready_or_not(ready)
+                self.observation_after_ready(ready)
             }
             (_, FromService::Progress(_) | FromService::Release(_)) => known,
             (_, _) => Observation::Unreachable,
@@ -206,7 +206,7 @@ impl Supervisor {
         }
     }
 
-    fn ready_or_not(&mut self, ready: &Ready) -> Observation {
+    fn observation_after_ready(&mut self, ready: &Ready) -> Observation {
         if ready.healthy {
             return Observation::Serving;
         }
@@ -279,7 +279,7 @@ impl Supervisor {
         }
         let Some(recovery) = &mut self.recovery else { return };
         *recovery.of(role) = found;
-        let is_urged = *recovery.urged(role) != EndingStage::No;
+        let is_urged = *recovery.ending(role) != EndingStage::No;
         match found {
             Observation::Asked | Observation::Working | Observation::Waiting => {
                 self.arm(at, answer_of(role), out)
@@ -295,7 +295,7 @@ impl Supervisor {
     /// Performs the decision of the table.
     fn conclude(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(facts) = self.facts() else { return };
-        let Facts { written, incumbent, successor, .. } = facts;
+        let Facts { last_handoff: written, incumbent, successor, .. } = facts;
         let decision = decide(facts).decision;
         match decision {
             Decision::Wait => return,
@@ -311,7 +311,7 @@ impl Supervisor {
         }
         self.disarm_phase(out);
         let urged =
-            self.recovery.take().map_or(EndingStage::No, |mut recovery| *recovery.urged(Role::Successor));
+            self.recovery.take().map_or(EndingStage::No, |mut recovery| *recovery.ending(Role::Successor));
         self.incumbent = incumbent_as(incumbent);
         out.push(Action::Recovered(decision));
         match decision {
@@ -322,7 +322,7 @@ impl Supervisor {
                 if decision == Decision::Revert {
                     self.handoff.lost_commit = LostCommit::RevertIfServed;
                 }
-                self.go_back(at, successor, urged, out);
+                self.roll_back(at, successor, urged, out);
             }
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => {}
         }
@@ -392,7 +392,7 @@ impl Supervisor {
     }
 
     /// The incumbent serves, or no process does.
-    fn go_back(&mut self, at: Moment, successor: Observation, urged: EndingStage, out: &mut Vec<Action>) {
+    fn roll_back(&mut self, at: Moment, successor: Observation, urged: EndingStage, out: &mut Vec<Action>) {
         self.handoff.skips_commit = false;
         if self.incumbent != Incumbent::Absent && self.mode == Mode::Overlap {
             out.push(Action::SteerToIncumbent);

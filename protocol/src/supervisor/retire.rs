@@ -20,11 +20,11 @@ impl Supervisor {
         self.incumbent = Incumbent::Absent;
         self.outgoing = Some(Outgoing { step, handoff: self.handoff.id, reports: false });
         out.push(Action::Retire);
-        self.tell_outgoing(at, self.policy.stop_grace_ms, out);
+        self.request_end(at, self.policy.stop_grace_ms, out);
     }
 
     /// Sends the outgoing process the message or signal of its step.
-    pub(super) fn tell_outgoing(&mut self, at: Moment, grace_ms: u64, out: &mut Vec<Action>) {
+    pub(super) fn request_end(&mut self, at: Moment, grace_ms: u64, out: &mut Vec<Action>) {
         let Some(outgoing) = self.outgoing else { return };
         let lease_ms = self.policy.lease_ms;
         match outgoing.step {
@@ -78,7 +78,7 @@ impl Supervisor {
         if let Some(outgoing) = &mut self.outgoing {
             outgoing.step = step;
         }
-        self.tell_outgoing(at, grace_ms, out);
+        self.request_end(at, grace_ms, out);
     }
 
     fn next_step(&mut self, at: Moment, step: Leaving, out: &mut Vec<Action>) {

@@ -53,7 +53,9 @@ impl Supervisor {
             (Deadline::Prepare, Phase::Warming) => self.fail(at, Reason::NotPrepared, out),
             (Deadline::Drain, Phase::Draining) => match self.policy.stragglers {
                 // A seal that ends the program goes forward in any case.
-                Stragglers::Cut if self.left(at) > 0 || self.policy.seal_ends => self.seal(at, true, out),
+                Stragglers::Cut if self.time_left_ms(at) > 0 || self.policy.seal_ends => {
+                    self.seal(at, true, out)
+                }
                 Stragglers::Cut | Stragglers::Abort => self.fail(at, Reason::DrainGrace, out),
             },
             (Deadline::Seal, Phase::Sealing) => self.fail(at, Reason::NotSealed, out),
@@ -153,7 +155,7 @@ impl Supervisor {
     /// How long the successor may wait for `Begin`. Milliseconds. A program that ends at the seal may save for longer than
     /// the deadline, and the upgrade still goes forward.
     pub(super) fn parked_lease_ms(&self, at: Moment) -> Millis {
-        let lease_ms = self.left(at).saturating_add(self.policy.lease_ms);
+        let lease_ms = self.time_left_ms(at).saturating_add(self.policy.lease_ms);
         if !self.policy.seal_ends {
             return lease_ms;
         }
@@ -167,7 +169,7 @@ impl Supervisor {
     /// Time from `Prepare` to `Drained` in an upgrade. Milliseconds. Requests that may be cut must not use up the time
     /// that the upgrade needs after them: it would cut nothing and fail.
     pub(super) fn drain_limit_ms(&self, at: Moment) -> Millis {
-        let left = self.left(at);
+        let left = self.time_left_ms(at);
         let rest = match self.policy.stragglers {
             Stragglers::Cut => self.policy.seal_limit_ms.min(left / 2),
             Stragglers::Abort => 0,
@@ -196,13 +198,13 @@ impl Supervisor {
     }
 
     /// The rest of the upgrade's time. Milliseconds.
-    pub(super) fn left(&self, at: Moment) -> Millis {
+    pub(super) fn time_left_ms(&self, at: Moment) -> Millis {
         self.handoff.ends_at.saturating_sub(at.now)
     }
 
     pub(super) fn arm(&mut self, at: Moment, deadline: Deadline, out: &mut Vec<Action>) {
         self.starved.reset(deadline);
-        let left = self.left(at);
+        let left = self.time_left_ms(at);
         let ms = match deadline {
             Deadline::Greet => self.policy.greet_limit_ms.min(left),
             Deadline::Prepare | Deadline::Begin => left,

@@ -12,7 +12,12 @@ fn all() -> impl Iterator<Item = Facts> {
     [true, false].into_iter().flat_map(|wanted| {
         [LastHandoff::Uncommitted, LastHandoff::Committed].into_iter().flat_map(move |written| {
             FOUND.into_iter().flat_map(move |incumbent| {
-                FOUND.into_iter().map(move |successor| Facts { wanted, written, incumbent, successor })
+                FOUND.into_iter().map(move |successor| Facts {
+                    wanted,
+                    last_handoff: written,
+                    incumbent,
+                    successor,
+                })
             })
         })
     })
@@ -38,7 +43,7 @@ fn exactly_one_row_holds_for_each_combination() {
 fn labels_are_unique_and_every_row_says_why() {
     for (at, row) in TABLE.iter().enumerate() {
         assert!(TABLE[..at].iter().all(|other| other.label != row.label), "{}", row.label);
-        assert!(row.why.ends_with('.') && row.why.len() > 20, "{}", row.label);
+        assert!(row.reason.ends_with('.') && row.reason.len() > 20, "{}", row.label);
     }
 }
 
@@ -109,7 +114,7 @@ fn a_deadline_that_passes_ends_the_successor_and_not_the_incumbent() {
     let at = Moment { now: 50, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
     let left = Legacy {
         wanted: true,
-        written: LastHandoff::Uncommitted,
+        last_handoff: LastHandoff::Uncommitted,
         handoff: at.next_id,
         under_way: true,
         left_ms: Some(3_000),
@@ -163,7 +168,7 @@ fn a_deadline_knows_whose_silence_it_is_about() {
     let at = Moment { now: 0, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
     let left = |incumbent, successor| Legacy {
         wanted: true,
-        written: LastHandoff::Uncommitted,
+        last_handoff: LastHandoff::Uncommitted,
         handoff: at.next_id,
         under_way: true,
         left_ms: None,
@@ -201,7 +206,7 @@ fn who_leaves_in_order_gets_its_stop_signal_and_the_time_after_it() {
         let found = |stage: Option<Stage>| stage.map_or(Observation::Gone, |_| Observation::Asked);
         let left = Legacy {
             wanted: true,
-            written,
+            last_handoff: written,
             handoff: at.next_id,
             under_way: true,
             left_ms: None,
@@ -284,7 +289,7 @@ fn a_starved_process_is_given_some_leases_and_each_answer_gives_it_as_many_again
     let at = Moment { now: 0, next_id: HandoffId::from_uuid(Uuid::from_u128(1)) };
     let left = Legacy {
         wanted: true,
-        written: LastHandoff::Uncommitted,
+        last_handoff: LastHandoff::Uncommitted,
         handoff: at.next_id,
         under_way: false,
         left_ms: None,

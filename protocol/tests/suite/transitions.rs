@@ -55,7 +55,7 @@ fn another_supervisor_begins_as_written() {
         for left in all_left() {
             let (machine, actions) =
                 Supervisor::recover(mode, Policy::default(), Moment { now: 0, next_id: id(2) }, left);
-            let Legacy { written, incumbent, successor, outgoing, .. } = left;
+            let Legacy { last_handoff: written, incumbent, successor, outgoing, .. } = left;
             let wanted = if left.wanted { "" } else { " unwanted" };
             let under_way = if left.under_way { " under way" } else { "" };
             let left =
@@ -81,7 +81,7 @@ fn all_left() -> Vec<Legacy> {
     let found = [Observation::Gone, Observation::Asked, Observation::Unreachable];
     let nobody = Legacy {
         wanted: true,
-        written: LastHandoff::Uncommitted,
+        last_handoff: LastHandoff::Uncommitted,
         handoff: id(1),
         under_way: false,
         left_ms: None,
@@ -93,7 +93,7 @@ fn all_left() -> Vec<Legacy> {
     for incumbent in found {
         for successor in found {
             all.push(Legacy { under_way: true, incumbent, successor, ..nobody });
-            all.push(Legacy { written: LastHandoff::Committed, incumbent, successor, ..nobody });
+            all.push(Legacy { last_handoff: LastHandoff::Committed, incumbent, successor, ..nobody });
         }
         all.push(Legacy { incumbent, ..nobody });
         all.push(Legacy { wanted: false, incumbent, ..nobody });

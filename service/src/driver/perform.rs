@@ -11,7 +11,7 @@ use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Failed, FromService, Ready, Release, Stage};
 use handoff_protocol::process::{Action, Event, Role};
 
-use super::{Driver, DriverRequest, say};
+use super::{Driver, DriverRequest, print_error};
 use crate::inbox::Input;
 use crate::state::{SuccessorLink, unpack};
 use crate::{Drain, Ended, Error, Seal};
@@ -20,7 +20,7 @@ use handoff_sys::lock::DataLock;
 use handoff_sys::wire::{WireError, send_message};
 
 /// How long to wait for unsent messages before the process exits.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) fn perform(&mut self, action: Action) {
@@ -37,20 +37,20 @@ impl Driver {
             Action::Adopted(id, stage) => self.adopted(id, stage),
             Action::KeepState(state) => self.keep_state(state),
             Action::TakeOver(state) => match unpack(state, self.file.take()) {
-                Ok(state) => (self.orders)(DriverRequest::TakeOver(state)),
-                Err(error) => say(&error),
+                Ok(state) => (self.requests)(DriverRequest::TakeOver(state)),
+                Err(error) => print_error(&error),
             },
             Action::HangUp => self.close_channel(),
             Action::TakeLock => self.take_lock(),
             Action::ReleaseLock => {
                 // Closing unlocks too, unless a child forked without exec keeps a duplicate.
                 if let Some(Err(error)) = self.lock.take().map(DataLock::release) {
-                    say(&error);
+                    print_error(&error);
                 }
             }
             Action::Open => {
                 let state = self.state.take();
-                (self.orders)(DriverRequest::Open(state));
+                (self.requests)(DriverRequest::Open(state));
             }
             Action::Drain { grace_ms, refused } => self.order_drain(grace_ms, refused),
             Action::CancelDrain => {
@@ -59,7 +59,7 @@ impl Driver {
                 }
             }
             Action::Seal { cut } => self.order_seal(cut),
-            Action::Resume => (self.orders)(DriverRequest::Resume),
+            Action::Resume => (self.requests)(DriverRequest::Resume),
             Action::ArmLease { lease_ms } => self.arm_lease(lease_ms),
             Action::DisarmLease => self.lease = None,
             Action::Exit { code } => self.exit(code),
@@ -72,11 +72,11 @@ impl Driver {
         // A supervisor that does not get this answer has not adopted the process.
         self.lost = send_message(channel, self.version, id, &answer, &fds).is_err();
         crash_point!("library/{}/sent.Adopted", self.role_name());
-        self.tell_version();
+        self.send_version();
     }
 
     /// Sends the server's version. Supervisors with an earlier protocol version do not receive it.
-    pub(super) fn tell_version(&mut self) {
+    pub(super) fn send_version(&mut self) {
         let Some(version) = self.release.clone() else { return };
         let message = FromService::Release(Release { version });
         if self.version >= message.since() {
@@ -96,7 +96,9 @@ impl Driver {
         let file = self.file.take();
         let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
         match self.outbox.send(channel, self.version, id, message, &fds) {
-            Err(WireError::Frame(error)) => say(&format_args!("{} is not sent: {error}", message.name())),
+            Err(WireError::Frame(error)) => {
+                print_error(&format_args!("{} is not sent: {error}", message.name()))
+            }
             Err(error) if error.would_block() => self.lost = true,
             Ok(()) | Err(_) => {}
         }
@@ -115,16 +117,16 @@ impl Driver {
         let drain =
             Drain::new(Duration::from_millis(grace_ms), SuccessorLink::new(Arc::clone(&self.inbox)), refused);
         self.drain = Some(drain.clone());
-        (self.orders)(DriverRequest::Drain(drain));
+        (self.requests)(DriverRequest::Drain(drain));
     }
 
     fn order_seal(&mut self, cut: bool) {
-        let heir = SuccessorLink::new(Arc::clone(&self.inbox));
-        (self.orders)(DriverRequest::Seal(Seal {
+        let successor = SuccessorLink::new(Arc::clone(&self.inbox));
+        (self.requests)(DriverRequest::Seal(Seal {
             mode: self.machine.mode(),
             cut,
             grant: self.granted.take(),
-            successor: heir,
+            successor,
         }));
     }
 
@@ -180,10 +182,10 @@ impl Driver {
     fn end(&mut self, end: Result<Ended, Error>) {
         // Unsent messages are lost when the process exits.
         if let Some(channel) = &self.channel {
-            let _ = self.outbox.flush_by(channel, Instant::now() + LAST_WORDS_WITHIN);
+            let _ = self.outbox.flush_by(channel, Instant::now() + FLUSH_TIMEOUT);
         }
         self.adoption = None;
-        (self.orders)(DriverRequest::End(end));
+        (self.requests)(DriverRequest::End(end));
         self.ended = true;
     }
 
@@ -203,7 +205,7 @@ impl Driver {
     /// A dismissed successor has touched nothing that needs cleanup.
     fn exit_at_once(&mut self) {
         self.adoption = None;
-        say(&"the supervisor has dismissed this process; it exits");
+        print_error(&"the supervisor has dismissed this process; it exits");
         self.before_exit.act();
         std::process::exit(0);
     }

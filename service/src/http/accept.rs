@@ -61,7 +61,7 @@ async fn accept(
     };
     if empty_queue {
         // An error ends the queue: nothing more can be accepted.
-        listener.rest().into_iter().flatten().for_each(|stream| clients.welcome(stream));
+        listener.accept_queued().into_iter().flatten().for_each(|stream| clients.welcome(stream));
     }
 }
 

@@ -44,7 +44,7 @@ where
 /// Answers the requests of one connection.
 pub(super) struct Handler<S> {
     pub(super) service: S,
-    pub(super) manner: RequestPolicy,
+    pub(super) policy: RequestPolicy,
     pub(super) entry: Arc<ConnectionEntry>,
     pub(super) gate: watch::Receiver<Gate>,
 }
@@ -59,13 +59,13 @@ impl<S: HttpService> Service<HttpRequest> for Handler<S> {
         let (parts, body) = request.into_parts();
         let is_coming =
             !body.is_end_stream() && body.size_hint().upper().is_none_or(|bytes| bytes > SHORT_BODY);
-        let entry = Arc::new(self.entry.request(is_coming, (self.manner.is_long)(&parts)));
+        let entry = Arc::new(self.entry.request(is_coming, (self.policy.is_long)(&parts)));
         let (answer, held) = (self.service.call(Request::from_parts(parts, body)), entry.clone());
         let answer = async move {
             let _held = held;
             answer.await.map_err(Into::into)
         };
-        let (gate, finishes) = (self.gate.clone(), self.manner.finishes);
+        let (gate, finishes) = (self.gate.clone(), self.policy.finishes);
         Box::pin(async move {
             let mut response = if finishes { tokio::spawn(answer).await?? } else { answer.await? };
             let is_draining = *gate.borrow() != Gate::Open;

@@ -29,14 +29,14 @@ pub(super) struct Clients<S> {
     pub(super) service: S,
     pub(super) gate: watch::Sender<Gate>,
     pub(super) traffic: Traffic,
-    pub(super) manner: RequestPolicy,
+    pub(super) policy: RequestPolicy,
 }
 
 impl<S: HttpService> Clients<S> {
     /// Serves a connection in its own task.
     pub(super) fn welcome(&self, stream: Stream) {
         let (entry, gate) = (self.traffic.connection(), self.gate.subscribe());
-        tokio::spawn(serve(stream, self.service.clone(), self.manner, entry, gate));
+        tokio::spawn(serve(stream, self.service.clone(), self.policy, entry, gate));
     }
 }
 
@@ -74,7 +74,7 @@ async fn converse<S: HttpService>(
     gate: &mut watch::Receiver<Gate>,
 ) {
     let (stream, entry) = (watched.stream.clone(), watched.entry.clone());
-    let handler = Handler { service, manner, entry: entry.clone(), gate: gate.clone() };
+    let handler = Handler { service, policy: manner, entry: entry.clone(), gate: gate.clone() };
     let builder = Builder::new(TokioExecutor::new());
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(watched), handler));
     loop {

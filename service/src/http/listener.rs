@@ -57,7 +57,7 @@ impl Accepting {
     }
 
     /// Accepts everything in the queue. Asks the kernel, since the runtime's readiness may be stale.
-    pub(super) fn rest(self) -> io::Result<Vec<Stream>> {
+    pub(super) fn accept_queued(self) -> io::Result<Vec<Stream>> {
         let mut rest = Vec::new();
         match self {
             Self::Tcp(listener) => {

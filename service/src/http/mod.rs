@@ -62,7 +62,7 @@ pub use listener::Listener;
 use traffic::Traffic;
 
 /// How long a drain waits for a moment without any request, once only short ones are left.
-const LULL: Duration = Duration::from_millis(50);
+const IDLE_LIMIT: Duration = Duration::from_millis(50);
 /// How long a seal waits for requests that were short when the drain ended but take longer. New connections wait in the
 /// meantime.
 const SEAL_PATIENCE: Duration = Duration::from_secs(2);
@@ -89,7 +89,7 @@ pub struct Server<S> {
     service: S,
     gate: watch::Sender<Gate>,
     traffic: Traffic,
-    manner: RequestPolicy,
+    policy: RequestPolicy,
     acceptor: Option<Acceptor>,
 }
 
@@ -121,7 +121,7 @@ impl<S: HttpService> Server<S> {
             service,
             gate: watch::Sender::new(Gate::Open),
             traffic: Traffic::default(),
-            manner: RequestPolicy { is_long: |_| false, finishes: false },
+            policy: RequestPolicy { is_long: |_| false, finishes: false },
             acceptor: None,
         }
     }
@@ -130,7 +130,7 @@ impl<S: HttpService> Server<S> {
     /// for other requests once they take longer than 100 ms.
     #[must_use]
     pub fn long_requests(mut self, is_long: fn(&Parts) -> bool) -> Self {
-        self.manner.is_long = is_long;
+        self.policy.is_long = is_long;
         self
     }
 
@@ -138,7 +138,7 @@ impl<S: HttpService> Server<S> {
     /// that change data. By default, the future of a request is dropped when its client leaves.
     #[must_use]
     pub fn finish_requests(mut self) -> Self {
-        self.manner.finishes = true;
+        self.policy.finishes = true;
         self
     }
 
@@ -166,7 +166,7 @@ impl<S: HttpService> Server<S> {
                 service: self.service.clone(),
                 gate: self.gate.clone(),
                 traffic: self.traffic.clone(),
-                manner: self.manner,
+                policy: self.policy,
             };
             self.acceptor = Some(Acceptor::start(&self.listener, clients)?);
         }
@@ -180,7 +180,7 @@ impl<S: HttpService> Server<S> {
         self.gate.send_replace(Gate::Draining);
         let traffic = self.traffic.clone();
         ::tokio::select! {
-            () = lull(traffic, Instant::now()) => {}
+            () = wait_for_quiescence(traffic, Instant::now()) => {}
             () = cancelled => {}
         }
     }
@@ -209,9 +209,9 @@ impl<S: HttpService> Server<S> {
 }
 
 /// Waits for a good moment to seal: when only short requests are in progress, or shortly afterwards none.
-async fn lull(traffic: Traffic, drain_began: Instant) {
+async fn wait_for_quiescence(traffic: Traffic, drain_began: Instant) {
     traffic.quiet(drain_began).await;
-    if timeout(LULL, traffic.empty()).await.is_err() {
+    if timeout(IDLE_LIMIT, traffic.empty()).await.is_err() {
         traffic.quiet(drain_began).await;
     }
 }

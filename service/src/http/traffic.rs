@@ -20,7 +20,7 @@ pub(super) struct Traffic(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    book: Mutex<Registry>,
+    registry: Mutex<Registry>,
     changed: Notify,
 }
 
@@ -69,35 +69,35 @@ impl Traffic {
         let now = Instant::now();
         let connection =
             Connection { accepted: now, idle_since: now, state: InputState::Silent, requests: 0 };
-        let mut book = self.book();
-        let id = book.fresh();
-        book.connections.insert(id, connection);
+        let mut registry = self.registry();
+        let id = registry.fresh();
+        registry.connections.insert(id, connection);
         ConnectionEntry { traffic: self.clone(), id }
     }
 
     /// Waits until a seal would not take long: every connection from before `drain_began` is gone, and the others have
     /// only short requests.
     pub(super) async fn quiet(&self, drain_began: Instant) {
-        while !self.book().is_quiet(drain_began) {
+        while !self.registry().is_quiet(drain_began) {
             self.0.changed.notified().await;
         }
     }
 
     /// Waits until there is no connection and no request.
     pub(super) async fn empty(&self) {
-        while !self.book().is_empty() {
+        while !self.registry().is_empty() {
             self.0.changed.notified().await;
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Registry> {
-        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the data and wakes the one task that waits for a change. `notify_one` stores a permit, so the task can
     /// check first and then wait without a lost wakeup.
     fn update<T>(&self, change: impl FnOnce(&mut Registry) -> T) -> T {
-        let result = change(&mut self.book());
+        let result = change(&mut self.registry());
         self.0.changed.notify_one();
         result
     }
@@ -105,12 +105,12 @@ impl Traffic {
 
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let book = self.book();
+        let registry = self.registry();
         write!(
             f,
             "{} connections are open, {} requests in progress",
-            book.connections.len(),
-            book.requests.len()
+            registry.connections.len(),
+            registry.requests.len()
         )
     }
 }
@@ -150,16 +150,19 @@ pub(super) struct ConnectionEntry {
 impl ConnectionEntry {
     /// How long no request has been in progress. `None` while one is, or a part of one has arrived.
     pub(super) fn idle_for(&self) -> Option<Duration> {
-        let book = self.traffic.book();
-        let connection = book.connections.get(&self.id)?;
+        let registry = self.traffic.registry();
+        let connection = registry.connections.get(&self.id)?;
         let is_idle = connection.requests == 0 && connection.state != InputState::Partial;
         is_idle.then(|| connection.idle_since.elapsed())
     }
 
     /// Whether it is HTTP/2.
     pub(super) fn is_multiplexed(&self) -> bool {
-        let book = self.traffic.book();
-        book.connections.get(&self.id).is_some_and(|connection| connection.state == InputState::Multiplexed)
+        let registry = self.traffic.registry();
+        registry
+            .connections
+            .get(&self.id)
+            .is_some_and(|connection| connection.state == InputState::Multiplexed)
     }
 
     /// Records bytes from the client.
@@ -180,28 +183,28 @@ impl ConnectionEntry {
     pub(super) fn request(&self, coming: bool, long: bool) -> RequestEntry {
         let work =
             if coming { RequestWork::Asking } else { RequestWork::Busy { since: Instant::now(), long } };
-        let id = self.traffic.update(|book| {
-            if let Some(connection) = book.connections.get_mut(&self.id) {
+        let id = self.traffic.update(|registry| {
+            if let Some(connection) = registry.connections.get_mut(&self.id) {
                 connection.requests += 1;
                 if connection.state != InputState::Multiplexed {
                     connection.state = InputState::Whole;
                 }
             }
-            let id = book.fresh();
-            book.requests.insert(id, work);
+            let id = registry.fresh();
+            registry.requests.insert(id, work);
             id
         });
         RequestEntry { traffic: self.traffic.clone(), connection: self.id, id }
     }
 
     fn with(&self, change: impl FnOnce(&mut Connection)) {
-        self.traffic.update(|book| book.connections.get_mut(&self.id).map(change));
+        self.traffic.update(|registry| registry.connections.get_mut(&self.id).map(change));
     }
 }
 
 impl Drop for ConnectionEntry {
     fn drop(&mut self) {
-        self.traffic.update(|book| book.connections.remove(&self.id));
+        self.traffic.update(|registry| registry.connections.remove(&self.id));
     }
 }
 
@@ -217,15 +220,15 @@ impl RequestEntry {
     /// Records that the response has begun; `long` if it may take long.
     pub(super) fn answered(&self, long: bool) {
         let work = RequestWork::Busy { since: Instant::now(), long };
-        self.traffic.update(|book| book.requests.insert(self.id, work));
+        self.traffic.update(|registry| registry.requests.insert(self.id, work));
     }
 }
 
 impl Drop for RequestEntry {
     fn drop(&mut self) {
-        self.traffic.update(|book| {
-            book.requests.remove(&self.id);
-            if let Some(connection) = book.connections.get_mut(&self.connection) {
+        self.traffic.update(|registry| {
+            registry.requests.remove(&self.id);
+            if let Some(connection) = registry.connections.get_mut(&self.connection) {
                 connection.requests -= 1;
                 connection.idle_since = Instant::now();
             }
@@ -240,7 +243,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_short_work_of_new_connections_is_quiet() {
         let traffic = Traffic::default();
-        let is_quiet = |began| traffic.book().is_quiet(began);
+        let is_quiet = |began| traffic.registry().is_quiet(began);
         let old = traffic.connection();
         tokio::time::advance(Duration::from_millis(1)).await;
         let drain = Instant::now();
@@ -276,7 +279,7 @@ mod tests {
         let (first, second) = (connection.request(false, false), connection.request(false, true));
         drop(first);
         assert_eq!(connection.idle_for(), None);
-        assert!(!traffic.book().is_quiet(Instant::now()));
+        assert!(!traffic.registry().is_quiet(Instant::now()));
         connection.received(b"a ping");
         drop(second);
         assert_eq!(connection.idle_for(), Some(Duration::ZERO));
@@ -289,7 +292,7 @@ mod tests {
         let connection = traffic.connection();
         let request = connection.request(false, false);
         drop(connection);
-        assert!(!traffic.book().is_empty());
+        assert!(!traffic.registry().is_empty());
         let waiter = tokio::spawn({
             let traffic = traffic.clone();
             async move { traffic.empty().await }

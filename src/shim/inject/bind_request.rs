@@ -36,7 +36,7 @@ pub struct BindRequest {
     /// The address.
     pub address: BindAddress,
     /// What the socket carries.
-    pub carries: SocketKind,
+    pub kind: SocketKind,
     /// Whether it is an IPv6 socket.
     pub v6: bool,
     /// Whether it is an IPv6-only socket (`IPV6_V6ONLY`).
@@ -59,7 +59,7 @@ impl BindRequest {
     pub(super) fn as_listener(&self) -> Option<ListenAddress> {
         let both =
             self.address == BindAddress::Inet((Ipv6Addr::UNSPECIFIED, self.port()?).into()) && !self.v6_only;
-        match (self.carries, self.address.clone().unmapped()) {
+        match (self.kind, self.address.clone().unmapped()) {
             (SocketKind::Streams, BindAddress::Inet(address)) if both => {
                 Some(ListenAddress::DualStack { port: address.port() })
             }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::bind_request::{BindAddress, BindRequest};
 use super::matching::{MismatchReason, choose};
 use super::paths::{self, PathEffect};
-use super::target::{Target, wanted};
+use super::target::{CallingThread, wanted};
 use super::{EventSink, InjectEvent, ListenerProvider, epoll, options};
 use crate::config::ListenAddress;
 use crate::slots::Access;
@@ -23,8 +23,8 @@ use crate::sys::socket::cookie_of;
 /// After it is dropped, further bind and listen calls of the program fail with ENOSYS.
 pub struct Injector {
     notify: Notify,
-    slots: Arc<dyn ListenerProvider>,
-    watcher: Arc<dyn EventSink>,
+    provider: Arc<dyn ListenerProvider>,
+    sink: Arc<dyn EventSink>,
     state: Mutex<InjectorState>,
 }
 
@@ -50,7 +50,7 @@ impl Injector {
         parks: bool,
     ) -> Self {
         let state = Mutex::new(InjectorState { parks, ..InjectorState::default() });
-        Self { notify: Notify::new(notify), slots, watcher, state }
+        Self { notify: Notify::new(notify), provider: slots, sink: watcher, state }
     }
 
     /// Answers calls until no process of the program is left. Blocks; needs its own thread. Makes no system calls while
@@ -58,7 +58,7 @@ impl Injector {
     pub fn run(&self) -> io::Result<()> {
         while let Some(call) = self.notify.next()? {
             // A call that no longer waits needs no answer.
-            let _: Result<(), CallAborted> = match call.what {
+            let _: Result<(), CallAborted> = match call.system_call {
                 SystemCall::Bind => self.bind(&call),
                 SystemCall::Listen => self.listen(&call),
                 SystemCall::Unlink | SystemCall::UnlinkAt | SystemCall::Rename | SystemCall::RenameAt => {
@@ -102,7 +102,7 @@ impl Injector {
     /// What is being bound, and by which process. `None` if it can be no listener of the service, or if the kernel will
     /// refuse it.
     fn read(&self, call: &Call) -> io::Result<Option<(BindRequest, u32)>> {
-        let target = Target::open(call.tid)?;
+        let target = CallingThread::open(call.tid)?;
         let address = match target.address(call)? {
             None | Some(BindAddress::Other(_)) => return Ok(None),
             Some(address) => address,
@@ -115,7 +115,7 @@ impl Injector {
     }
 
     fn choose(&self, wanted: &BindRequest) -> Result<String, MismatchReason> {
-        let configured = self.slots.configured();
+        let configured = self.provider.configured();
         let normal: Vec<_> = configured.into_iter().map(|(name, address)| (name, normal(address))).collect();
         let wanted = match &wanted.address {
             BindAddress::Unix(path) => {
@@ -130,10 +130,10 @@ impl Injector {
         if let BindAddress::Unix(path) = &wanted.address
             && std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         {
-            self.slots.path_removed(name, path);
+            self.provider.path_removed(name, path);
         }
         if self.state().parks {
-            self.watcher.record(InjectEvent::Parked { name: name.to_owned(), pid });
+            self.sink.record(InjectEvent::Parked { name: name.to_owned(), pid });
             let mut state = self.state();
             // The release may have happened in between.
             if state.parks {
@@ -147,32 +147,32 @@ impl Injector {
 
     /// Swaps the socket, and lets the bind succeed.
     fn give(&self, call: &Call, name: &str) -> Result<(), CallAborted> {
-        let target = Target::open(call.tid);
+        let target = CallingThread::open(call.tid);
         self.check(call)?;
         let pid = target.as_ref().map_or(call.tid, |target| target.pid);
         let swapped = target.and_then(|target| self.swap(call, name, &target));
         match swapped {
             Ok(access) => {
                 if let Some(access) = access {
-                    self.slots.path_bound(name, access);
+                    self.provider.path_bound(name, access);
                 }
                 // Reported first, so that it precedes the listen that follows.
-                self.watcher.record(InjectEvent::Bound { name: name.to_owned(), pid });
+                self.sink.record(InjectEvent::Bound { name: name.to_owned(), pid });
                 self.answer(call, Answer::Success)
             }
             Err(error) if is(&error, Errno::ENOENT) && self.check(call).is_err() => Err(CallAborted),
             Err(error) => {
-                let told = InjectEvent::Failed { name: name.to_owned(), pid, error: error.to_string() };
-                self.watcher.record(told);
+                let event = InjectEvent::Failed { name: name.to_owned(), pid, error: error.to_string() };
+                self.sink.record(event);
                 self.answer(call, Answer::Error(Errno::EADDRNOTAVAIL))
             }
         }
     }
 
     /// Replaces the socket. Returns the access rights of a unix socket that the program binds.
-    fn swap(&self, call: &Call, name: &str, target: &Target) -> io::Result<Option<Access>> {
+    fn swap(&self, call: &Call, name: &str, target: &CallingThread) -> io::Result<Option<Access>> {
         let number = descriptor(call);
-        let listener = self.slots.current(name)?;
+        let listener = self.provider.current(name)?;
         let socket = target.take(number)?;
         let cookie = cookie_of(&listener)?;
         if cookie_of(&socket)? == cookie {
@@ -189,7 +189,7 @@ impl Injector {
         self.state().given.insert(cookie, name.to_owned());
         self.notify.put(call.id, listener.as_fd(), number as u32, closes_on_exec)?;
         epoll::repeat(target, &watched, number, &listener)?;
-        let path = self.slots.configured().into_iter().find(|(known, _)| known == name);
+        let path = self.provider.configured().into_iter().find(|(known, _)| known == name);
         Ok(match path {
             Some((_, ListenAddress::Unix(path))) => target.access_of_new(&path).ok(),
             _ => None,
@@ -203,7 +203,7 @@ impl Injector {
         match found {
             Some((name, pid)) => {
                 self.answer(call, Answer::Success)?;
-                self.watcher.record(InjectEvent::Listening { name, pid });
+                self.sink.record(InjectEvent::Listening { name, pid });
                 Ok(())
             }
             None => self.answer(call, Answer::Continue),
@@ -212,13 +212,14 @@ impl Injector {
 
     /// The path of a service's unix socket stays unchanged, whatever the program asks for.
     fn path(&self, call: &Call) -> Result<(), CallAborted> {
-        let meant = Target::open(call.tid).and_then(|target| paths::meant(&target, call, &self.slots));
+        let meant =
+            CallingThread::open(call.tid).and_then(|target| paths::effect_on(&target, call, &self.provider));
         self.check(call)?;
         self.answer(
             call,
             match meant {
-                Ok(Some(PathEffect::Away)) => Answer::Success,
-                Ok(Some(PathEffect::Over)) => Answer::Error(Errno::EBUSY),
+                Ok(Some(PathEffect::Removed)) => Answer::Success,
+                Ok(Some(PathEffect::Replaced)) => Answer::Error(Errno::EBUSY),
                 Ok(None) | Err(_) => Answer::Continue,
             },
         )
@@ -228,7 +229,7 @@ impl Injector {
         if self.state().given.is_empty() {
             return None;
         }
-        let target = Target::open(call.tid).ok()?;
+        let target = CallingThread::open(call.tid).ok()?;
         let cookie = cookie_of(target.take(descriptor(call)).ok()?).ok()?;
         Some((self.state().given.get(&cookie)?.clone(), target.pid))
     }
@@ -243,9 +244,10 @@ impl Injector {
     ) -> Result<(), CallAborted> {
         self.answer(call, Answer::Error(Errno::EADDRNOTAVAIL))?;
         let meant = |(_, address): &(String, ListenAddress)| why.refused() == Some(&normal(address.clone()));
-        let name = self.slots.configured().into_iter().find(meant).map(|(name, _)| name).unwrap_or_default();
+        let name =
+            self.provider.configured().into_iter().find(meant).map(|(name, _)| name).unwrap_or_default();
         let error = format!("it binds {}: {why}", wanted.address);
-        self.watcher.record(InjectEvent::Failed { name, pid, error });
+        self.sink.record(InjectEvent::Failed { name, pid, error });
         Ok(())
     }
 
@@ -257,7 +259,7 @@ impl Injector {
         why: MismatchReason,
     ) -> Result<(), CallAborted> {
         self.answer(call, Answer::Continue)?;
-        self.watcher.record(InjectEvent::Passed { address, instead, pid, why });
+        self.sink.record(InjectEvent::Passed { address, instead, pid, why });
         Ok(())
     }
 

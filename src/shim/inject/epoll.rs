@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, RawFd};
 
-use super::target::Target;
+use super::target::CallingThread;
 use crate::sys::seccomp::register_at;
 
 /// A registration of a socket.
@@ -21,7 +21,7 @@ pub(super) struct Registration {
 }
 
 /// Finds the registrations of the socket at `number`, which has that inode.
-pub(super) fn find(target: &Target, number: RawFd, inode: u64) -> io::Result<Vec<Registration>> {
+pub(super) fn find(target: &CallingThread, number: RawFd, inode: u64) -> io::Result<Vec<Registration>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(target.proc("fd"))? {
         let entry = entry?;
@@ -40,7 +40,7 @@ pub(super) fn find(target: &Target, number: RawFd, inode: u64) -> io::Result<Vec
 
 /// Registers `listener`, which the program now has at `number`.
 pub(super) fn repeat(
-    target: &Target,
+    target: &CallingThread,
     registrations: &[Registration],
     number: RawFd,
     listener: impl AsFd,

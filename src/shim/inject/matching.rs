@@ -76,7 +76,7 @@ fn list(addresses: &[ListenAddress]) -> String {
 /// | datagrams at one of these addresses | the same, of the UDP listeners, if they have the family of its socket; streams get one of the others |
 /// | anything else | none |
 pub fn choose(wanted: &BindRequest, configured: &[(String, ListenAddress)]) -> Result<usize, MismatchReason> {
-    match (wanted.carries, wanted.address.clone().unmapped()) {
+    match (wanted.kind, wanted.address.clone().unmapped()) {
         (SocketKind::Other, _) => Err(MismatchReason::OtherType),
         (_, BindAddress::Inet(address)) if address.port() == 0 => Err(MismatchReason::Anything),
         (_, BindAddress::Inet(address)) => {
@@ -98,7 +98,7 @@ fn choose_ip(
     wanted: &BindRequest,
     configured: &[(String, ListenAddress)],
 ) -> Result<usize, MismatchReason> {
-    let datagrams = wanted.carries == SocketKind::Datagrams;
+    let datagrams = wanted.kind == SocketKind::Datagrams;
     let of_this_kind = |at: &usize| configured[*at].1.is_datagram() == datagrams;
     let mut places = (0..configured.len()).filter(of_this_kind);
     if let Some(exact) = places.clone().find(|at| is_exactly(address, wanted.v6_only, &configured[*at].1)) {
@@ -127,7 +127,7 @@ fn check_family(
     listener: &ListenAddress,
 ) -> Result<(), MismatchReason> {
     let is_v6 = listener.ip().is_some_and(|(said, _)| said.is_ipv6());
-    if wanted.carries != SocketKind::Datagrams || is_v6 == wanted.v6 {
+    if wanted.kind != SocketKind::Datagrams || is_v6 == wanted.v6 {
         return Ok(());
     }
     let (kind, port) = (if listener.is_quic() { "quic" } else { "udp" }, address.port());
@@ -183,7 +183,7 @@ mod tests {
             false => SocketKind::Streams,
         };
         let v6 = matches!(&address, BindAddress::Inet(address) if address.is_ipv6());
-        BindRequest { address, carries, v6, v6_only: v6 && !more.contains(&"both") }
+        BindRequest { address, kind: carries, v6, v6_only: v6 && !more.contains(&"both") }
     }
 
     fn chosen(what: &str, configured: &[&str]) -> Result<String, MismatchReason> {

@@ -30,7 +30,7 @@ use std::path::Path;
 pub use bind_request::{BindAddress, BindRequest, SocketKind};
 pub use engine::Injector;
 pub use matching::{MismatchReason, choose};
-pub(super) use options::copy_told;
+pub(super) use options::copy_datagram_information;
 
 use crate::config::ListenAddress;
 use crate::slots::Access;

@@ -21,10 +21,11 @@ use crate::sys::socket::{AddressFamily, SockType, family_of, kind_of};
 
 /// Copies the options for datagram information to another socket that later receives for the same program: the kernel
 /// records some of the information on arrival, not on read. Never clears an option.
-pub(crate) fn copy_told(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+pub(crate) fn copy_datagram_information(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let family = family_of(to)?;
-    let is_told = |setting: &&Setting| matches!(setting.take, Told) && setting.applies(family, true);
+    let is_told =
+        |setting: &&SocketOption| matches!(setting.rule, IfSetLater) && setting.applies(family, true);
     for setting in SETTINGS.iter().filter(is_told) {
         let _ = setting.copy(from, to, true);
     }
@@ -49,11 +50,11 @@ pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, again: bool) -> io:
     Ok(())
 }
 
-struct Setting {
-    of: SocketClass,
+struct SocketOption {
+    class: SocketClass,
     level: i32,
     option: i32,
-    take: CopyRule,
+    rule: CopyRule,
 }
 
 enum SocketClass {
@@ -76,10 +77,10 @@ enum CopyRule {
     IfSet,
     /// Like `IfSet`, for datagram information. A program may enable it after the bind, and datagrams that arrived
     /// before lack it.
-    Told,
+    IfSetLater,
 }
 
-use CopyRule::{IfSet, Same, Told};
+use CopyRule::{IfSet, IfSetLater, Same};
 use SocketClass::{Any, Ip, Tcp, Udp, Udp6, Unix, V6};
 
 const SOL_SOCKET: i32 = 1;
@@ -88,61 +89,61 @@ const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
 const IPPROTO_IPV6: i32 = 41;
 
-const fn setting(of: SocketClass, level: i32, option: i32, take: CopyRule) -> Setting {
-    Setting { of, level, option, take }
+const fn setting(of: SocketClass, level: i32, option: i32, take: CopyRule) -> SocketOption {
+    SocketOption { class: of, level, option, rule: take }
 }
 
-const SETTINGS: [Setting; 44] = [
-    setting(Tcp, SOL_SOCKET, 9, Same),     // SO_KEEPALIVE
-    setting(Tcp, SOL_SOCKET, 10, Same),    // SO_OOBINLINE
-    setting(Ip, SOL_SOCKET, 12, Same),     // SO_PRIORITY
-    setting(Tcp, SOL_SOCKET, 13, Same),    // SO_LINGER
-    setting(Unix, SOL_SOCKET, 16, Same),   // SO_PASSCRED
-    setting(Tcp, SOL_SOCKET, 18, Same),    // SO_RCVLOWAT
-    setting(Any, SOL_SOCKET, 20, Same),    // SO_RCVTIMEO: how long accept waits
-    setting(Any, SOL_SOCKET, 21, Same),    // SO_SNDTIMEO
-    setting(Ip, SOL_SOCKET, 36, Same),     // SO_MARK
-    setting(Ip, SOL_SOCKET, 60, Same),     // SO_ZEROCOPY
-    setting(Ip, IPPROTO_IP, 1, Same),      // IP_TOS
-    setting(V6, IPPROTO_IPV6, 67, Same),   // IPV6_TCLASS
-    setting(Tcp, IPPROTO_TCP, 1, IfSet),   // TCP_NODELAY: slots have it already
-    setting(Tcp, IPPROTO_TCP, 4, Same),    // TCP_KEEPIDLE
-    setting(Tcp, IPPROTO_TCP, 5, Same),    // TCP_KEEPINTVL
-    setting(Tcp, IPPROTO_TCP, 6, Same),    // TCP_KEEPCNT
-    setting(Tcp, IPPROTO_TCP, 13, Same),   // TCP_CONGESTION
-    setting(Tcp, IPPROTO_TCP, 18, Same),   // TCP_USER_TIMEOUT
-    setting(Tcp, IPPROTO_TCP, 23, IfSet),  // TCP_FASTOPEN: the length of its queue
-    setting(Udp, SOL_SOCKET, 6, Same),     // SO_BROADCAST
-    setting(Udp, SOL_SOCKET, 29, Told),    // SO_TIMESTAMP
-    setting(Udp, SOL_SOCKET, 35, Told),    // SO_TIMESTAMPNS
-    setting(Udp, SOL_SOCKET, 37, Told),    // SO_TIMESTAMPING
-    setting(Udp, SOL_SOCKET, 40, Told),    // SO_RXQ_OVFL
-    setting(Udp, SOL_SOCKET, 46, Same),    // SO_BUSY_POLL
-    setting(Udp, SOL_SOCKET, 47, Same),    // SO_MAX_PACING_RATE
-    setting(Udp, SOL_SOCKET, 61, Same),    // SO_TXTIME
-    setting(Udp, IPPROTO_IP, 2, Same),     // IP_TTL
-    setting(Udp, IPPROTO_IP, 8, Told),     // IP_PKTINFO
-    setting(Udp, IPPROTO_IP, 10, Same),    // IP_MTU_DISCOVER
-    setting(Udp, IPPROTO_IP, 11, Same),    // IP_RECVERR
-    setting(Udp, IPPROTO_IP, 12, Told),    // IP_RECVTTL
-    setting(Udp, IPPROTO_IP, 13, Told),    // IP_RECVTOS
-    setting(Udp, IPPROTO_IP, 20, Told),    // IP_RECVORIGDSTADDR
-    setting(Udp6, IPPROTO_IPV6, 16, Same), // IPV6_UNICAST_HOPS
-    setting(Udp6, IPPROTO_IPV6, 23, Same), // IPV6_MTU_DISCOVER
-    setting(Udp6, IPPROTO_IPV6, 25, Same), // IPV6_RECVERR
-    setting(Udp6, IPPROTO_IPV6, 49, Told), // IPV6_RECVPKTINFO
-    setting(Udp6, IPPROTO_IPV6, 51, Told), // IPV6_RECVHOPLIMIT
-    setting(Udp6, IPPROTO_IPV6, 62, Same), // IPV6_DONTFRAG
-    setting(Udp6, IPPROTO_IPV6, 66, Told), // IPV6_RECVTCLASS
-    setting(Udp6, IPPROTO_IPV6, 74, Told), // IPV6_RECVORIGDSTADDR
-    setting(Udp, IPPROTO_UDP, 103, Same),  // UDP_SEGMENT
-    setting(Udp, IPPROTO_UDP, 104, Told),  // UDP_GRO
+const SETTINGS: [SocketOption; 44] = [
+    setting(Tcp, SOL_SOCKET, 9, Same),           // SO_KEEPALIVE
+    setting(Tcp, SOL_SOCKET, 10, Same),          // SO_OOBINLINE
+    setting(Ip, SOL_SOCKET, 12, Same),           // SO_PRIORITY
+    setting(Tcp, SOL_SOCKET, 13, Same),          // SO_LINGER
+    setting(Unix, SOL_SOCKET, 16, Same),         // SO_PASSCRED
+    setting(Tcp, SOL_SOCKET, 18, Same),          // SO_RCVLOWAT
+    setting(Any, SOL_SOCKET, 20, Same),          // SO_RCVTIMEO: how long accept waits
+    setting(Any, SOL_SOCKET, 21, Same),          // SO_SNDTIMEO
+    setting(Ip, SOL_SOCKET, 36, Same),           // SO_MARK
+    setting(Ip, SOL_SOCKET, 60, Same),           // SO_ZEROCOPY
+    setting(Ip, IPPROTO_IP, 1, Same),            // IP_TOS
+    setting(V6, IPPROTO_IPV6, 67, Same),         // IPV6_TCLASS
+    setting(Tcp, IPPROTO_TCP, 1, IfSet),         // TCP_NODELAY: slots have it already
+    setting(Tcp, IPPROTO_TCP, 4, Same),          // TCP_KEEPIDLE
+    setting(Tcp, IPPROTO_TCP, 5, Same),          // TCP_KEEPINTVL
+    setting(Tcp, IPPROTO_TCP, 6, Same),          // TCP_KEEPCNT
+    setting(Tcp, IPPROTO_TCP, 13, Same),         // TCP_CONGESTION
+    setting(Tcp, IPPROTO_TCP, 18, Same),         // TCP_USER_TIMEOUT
+    setting(Tcp, IPPROTO_TCP, 23, IfSet),        // TCP_FASTOPEN: the length of its queue
+    setting(Udp, SOL_SOCKET, 6, Same),           // SO_BROADCAST
+    setting(Udp, SOL_SOCKET, 29, IfSetLater),    // SO_TIMESTAMP
+    setting(Udp, SOL_SOCKET, 35, IfSetLater),    // SO_TIMESTAMPNS
+    setting(Udp, SOL_SOCKET, 37, IfSetLater),    // SO_TIMESTAMPING
+    setting(Udp, SOL_SOCKET, 40, IfSetLater),    // SO_RXQ_OVFL
+    setting(Udp, SOL_SOCKET, 46, Same),          // SO_BUSY_POLL
+    setting(Udp, SOL_SOCKET, 47, Same),          // SO_MAX_PACING_RATE
+    setting(Udp, SOL_SOCKET, 61, Same),          // SO_TXTIME
+    setting(Udp, IPPROTO_IP, 2, Same),           // IP_TTL
+    setting(Udp, IPPROTO_IP, 8, IfSetLater),     // IP_PKTINFO
+    setting(Udp, IPPROTO_IP, 10, Same),          // IP_MTU_DISCOVER
+    setting(Udp, IPPROTO_IP, 11, Same),          // IP_RECVERR
+    setting(Udp, IPPROTO_IP, 12, IfSetLater),    // IP_RECVTTL
+    setting(Udp, IPPROTO_IP, 13, IfSetLater),    // IP_RECVTOS
+    setting(Udp, IPPROTO_IP, 20, IfSetLater),    // IP_RECVORIGDSTADDR
+    setting(Udp6, IPPROTO_IPV6, 16, Same),       // IPV6_UNICAST_HOPS
+    setting(Udp6, IPPROTO_IPV6, 23, Same),       // IPV6_MTU_DISCOVER
+    setting(Udp6, IPPROTO_IPV6, 25, Same),       // IPV6_RECVERR
+    setting(Udp6, IPPROTO_IPV6, 49, IfSetLater), // IPV6_RECVPKTINFO
+    setting(Udp6, IPPROTO_IPV6, 51, IfSetLater), // IPV6_RECVHOPLIMIT
+    setting(Udp6, IPPROTO_IPV6, 62, Same),       // IPV6_DONTFRAG
+    setting(Udp6, IPPROTO_IPV6, 66, IfSetLater), // IPV6_RECVTCLASS
+    setting(Udp6, IPPROTO_IPV6, 74, IfSetLater), // IPV6_RECVORIGDSTADDR
+    setting(Udp, IPPROTO_UDP, 103, Same),        // UDP_SEGMENT
+    setting(Udp, IPPROTO_UDP, 104, IfSetLater),  // UDP_GRO
 ];
 
-impl Setting {
+impl SocketOption {
     fn applies(&self, family: Option<AddressFamily>, datagrams: bool) -> bool {
         let (unix, v6) = (family == Some(AddressFamily::Unix), family == Some(AddressFamily::Inet6));
-        match self.of {
+        match self.class {
             Any => true,
             Ip => !unix,
             Tcp => !unix && !datagrams,
@@ -159,7 +160,7 @@ impl Setting {
         get_option(to, self.level, self.option, &mut found)?;
         let is_set = wanted[..len].iter().any(|byte| *byte != 0);
         // Does not set an equal value: that could need a privilege.
-        if wanted == found || (adds || !matches!(self.take, Same)) && !is_set {
+        if wanted == found || (adds || !matches!(self.rule, Same)) && !is_set {
             return Ok(());
         }
         set_option(to, self.level, self.option, &wanted[..len])
@@ -318,7 +319,7 @@ mod tests {
         expected[4] = before[4];
         assert_eq!(values(&|level, option| of(slot.as_fd(), level, option)), expected, "it may ask later");
         let resting = UdpSocket::bind("[::1]:0").unwrap();
-        copy_told(slot.as_fd(), resting.as_fd()).unwrap();
+        copy_datagram_information(slot.as_fd(), resting.as_fd()).unwrap();
         assert_eq!(values(&|level, option| of(resting.as_fd(), level, option)), expected);
     }
 

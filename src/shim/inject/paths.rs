@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ListenerProvider;
-use super::target::Target;
+use super::target::CallingThread;
 use crate::config::ListenAddress;
 use crate::slots::UnixPathTarget;
 use crate::sys::seccomp::{Call, SystemCall};
@@ -26,20 +26,20 @@ const REMOVES_DIRECTORY: u64 = 0x200;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathEffect {
     /// It removes or renames the path.
-    Away,
+    Removed,
     /// It replaces the path.
-    Over,
+    Replaced,
 }
 
 /// `None` if the call does not affect a listener.
-pub(super) fn meant(
-    target: &Target,
+pub(super) fn effect_on(
+    target: &CallingThread,
     call: &Call,
     slots: &Arc<dyn ListenerProvider>,
 ) -> io::Result<Option<PathEffect>> {
     let [a, b, c, d] = call.args;
     let current = CURRENT_DIRECTORY as u64;
-    let (from, over) = match call.what {
+    let (from, over) = match call.system_call {
         SystemCall::UnlinkAt if c & REMOVES_DIRECTORY != 0 => return Ok(None),
         SystemCall::Unlink => ((current, a), None),
         SystemCall::UnlinkAt => ((a, b), None),
@@ -53,10 +53,10 @@ pub(super) fn meant(
         Ok(ours.iter().any(|address| is_meant(address, &path, || target.below(directory as i32, &path))))
     };
     if is_ours(from)? {
-        return Ok(Some(PathEffect::Away));
+        return Ok(Some(PathEffect::Removed));
     }
     match over {
-        Some(over) if is_ours(over)? => Ok(Some(PathEffect::Over)),
+        Some(over) if is_ours(over)? => Ok(Some(PathEffect::Replaced)),
         _ => Ok(None),
     }
 }

@@ -19,20 +19,20 @@ use crate::sys::socket::{AddressFamily, SockType, family_of, is_v6_only, kind_of
 const SET_GROUP_ID: u32 = 0o2000;
 
 /// Valid only if the notification is checked after this was opened.
-pub(super) struct Target {
+pub(super) struct CallingThread {
     tid: u32,
     pidfd: OwnedFd,
     /// The process of the thread.
     pub(super) pid: u32,
 }
 
-impl Target {
-    pub(super) fn open(tid: u32) -> io::Result<Target> {
+impl CallingThread {
+    pub(super) fn open(tid: u32) -> io::Result<CallingThread> {
         let status = fs::read_to_string(format!("/proc/{tid}/status"))?;
         let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
         let pid = pid.and_then(|pid| pid.trim().parse().ok());
         let pid: u32 = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Target { tid, pidfd: pidfd_open_thread(tid, pid)?, pid })
+        Ok(CallingThread { tid, pidfd: pidfd_open_thread(tid, pid)?, pid })
     }
 
     /// A path below the thread's `/proc` directory.
@@ -124,7 +124,7 @@ pub(super) fn wanted(address: BindAddress, socket: impl AsFd) -> io::Result<Bind
         Some(SockType::Datagram) => SocketKind::Datagrams,
         _ => SocketKind::Other,
     };
-    Ok(BindRequest { address, carries, v6, v6_only })
+    Ok(BindRequest { address, kind: carries, v6, v6_only })
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let tid = thread();
-                let target = Target::open(tid).unwrap();
+                let target = CallingThread::open(tid).unwrap();
                 assert_eq!(target.pid, std::process::id());
                 let number = listener.as_raw_fd();
                 let taken = target.take(number).unwrap();
@@ -156,17 +156,17 @@ mod tests {
                 assert!(target.take(9999).is_err());
             });
         });
-        assert!(Target::open(0).is_err());
+        assert!(CallingThread::open(0).is_err());
     }
 
     #[test]
     fn an_address_is_read_from_memory() {
-        let target = Target::open(std::process::id()).unwrap();
+        let target = CallingThread::open(std::process::id()).unwrap();
         let bytes = [&[1, 0][..], b"a.sock\0"].concat();
         let call = |pointer: u64, len: u64| Call {
             id: 1,
             tid: std::process::id(),
-            what: crate::sys::seccomp::SystemCall::Bind,
+            system_call: crate::sys::seccomp::SystemCall::Bind,
             args: [0, pointer, len, 0],
         };
         let expected = std::env::current_dir().unwrap().join("a.sock");

@@ -31,7 +31,7 @@ struct Process {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
-    life: Life,
+    life: Lifecycle,
     processes: [Process; PROCESSES],
     /// Ends that the shim has not processed yet, in order.
     unheard: Vec<(u32, Option<Exit>)>,
@@ -49,7 +49,7 @@ impl World {
         let unborn = Process { runs: false, unborn: true, asked: 0, killed: false };
         let mut processes = [unborn; PROCESSES];
         processes[0] = Process { runs: true, unborn: false, ..unborn };
-        let mut life = Life::default();
+        let mut life = Lifecycle::default();
         assert_eq!(life.step(LifeEvent::Started(0)), [LifeAction::Watch(0)]);
         Self {
             life,

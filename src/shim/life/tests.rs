@@ -37,7 +37,7 @@ fn events() -> Vec<(&'static str, LifeEvent)> {
 
 #[test]
 fn a_program_lives_as_written() {
-    let start = Life::default();
+    let start = Lifecycle::default();
     let (mut known, mut todo) = (HashSet::from([start.state]), VecDeque::from([start]));
     let mut text = String::new();
     while let Some(life) = todo.pop_front() {
@@ -71,7 +71,7 @@ fn a_program_lives_as_written() {
 
 #[test]
 fn how_it_ended_is_what_the_process_says_that_counts() {
-    let mut life = Life::default();
+    let mut life = Lifecycle::default();
     life.step(LifeEvent::Started(FIRST));
     life.step(LifeEvent::MainPid { pid: OTHER, is_ours: true, sender_is_ours: true });
     life.step(LifeEvent::Serves);
@@ -86,7 +86,7 @@ fn how_it_ended_is_what_the_process_says_that_counts() {
 #[test]
 fn the_end_of_the_process_that_counts_is_known_also_when_it_was_wanted() {
     let began = || {
-        let mut life = Life::default();
+        let mut life = Lifecycle::default();
         life.step(LifeEvent::Started(FIRST));
         life.step(LifeEvent::Serves);
         life

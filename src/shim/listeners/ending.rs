@@ -9,7 +9,7 @@ use crate::sys::listens::listens;
 use crate::sys::poll::{PollFd, PollFlags, poll};
 
 /// Interval of the check whether a watched program still lives.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Listeners {
     /// For groups with foreign sockets: if the program shuts its listener down before it ends, the last member takes
@@ -21,7 +21,7 @@ impl Listeners {
             let mut shared = lock(shared);
             let used = shared.used;
             let Some(pair) = &mut shared.pair else { return Ok(()) };
-            pair.look();
+            pair.update_order();
             if !pair.has_foreign_sockets() {
                 return Ok(());
             }
@@ -57,5 +57,5 @@ impl SharedSlots {
 fn wait_for_an_end(listeners: &[OwnedFd]) {
     let mut asked: Vec<_> = listeners.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::empty())).collect();
     // The only error is EINTR.
-    let _ = poll(&mut asked, Some(LOOK));
+    let _ = poll(&mut asked, Some(CHECK_INTERVAL));
 }

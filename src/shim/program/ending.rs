@@ -14,11 +14,11 @@ use crate::sys::process::{Exit, Signal, age_of, is_zombie, name_of};
 /// After SIGKILL a process is gone unless the kernel holds it.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// Interval of the check whether the signalled processes are gone.
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// After this time, processes that outlive the server get the stop signal as well.
-const LINGERS: Duration = Duration::from_millis(300);
+const LINGER_LIMIT: Duration = Duration::from_millis(300);
 /// What the main process has left behind is mentioned in the log after this time.
-const REST_TOLD: Duration = Duration::from_secs(1);
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 /// The exit status is unknown.
 const UNKNOWN: Exit = Exit { code: None, signal: None };
 
@@ -29,7 +29,7 @@ impl Program {
         self.end_meanwhile(limit, || {})
     }
 
-    /// The same. Calls `meanwhile` once if it has not ended within [`LOOK`]; that must return quickly.
+    /// The same. Calls `meanwhile` once if it has not ended within [`CHECK_INTERVAL`]; that must return quickly.
     pub(in crate::shim) fn end_meanwhile(
         &self,
         limit: Duration,
@@ -38,8 +38,8 @@ impl Program {
         let now = Instant::now();
         let until = now.checked_add(limit);
         self.learn(|known| {
-            let (since, before) = known.asked.unwrap_or((now, now));
-            known.asked = Some((since, until.unwrap_or(before).max(before)));
+            let (since, before) = known.ending_since.unwrap_or((now, now));
+            known.ending_since = Some((since, until.unwrap_or(before).max(before)));
             known.is_unwanted = true;
         });
         self.feed(LifeEvent::Stop);
@@ -47,21 +47,21 @@ impl Program {
         self.let_go();
         let (mut lingers_since, mut meanwhile) = (None, Some(meanwhile));
         loop {
-            let Some((since, until)) = self.known().asked else { return Ok(self.none_killed()) };
+            let Some((since, until)) = self.known().ending_since else { return Ok(self.none_killed()) };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return self.kill_late(since.elapsed());
             }
-            if self.wait(Some(left.min(LOOK)), |known| (!known.lives()).then_some(())).is_some() {
+            if self.wait(Some(left.min(CHECK_INTERVAL)), |known| (!known.lives()).then_some(())).is_some() {
                 return Ok(self.none_killed());
             }
             if let Some(meanwhile) = meanwhile.take() {
                 meanwhile();
             }
             // The processes that got the signal are gone, but the rest does not end by itself.
-            let lingers = self.running().iter().all(|pid| !self.known().told.contains(pid));
+            let lingers = self.running().iter().all(|pid| !self.known().signalled.contains(pid));
             lingers_since = lingers.then(|| lingers_since.unwrap_or_else(Instant::now));
-            if lingers_since.is_some_and(|since: Instant| since.elapsed() >= LINGERS) {
+            if lingers_since.is_some_and(|since: Instant| since.elapsed() >= LINGER_LIMIT) {
                 self.feed(LifeEvent::Lingers);
             }
         }
@@ -94,10 +94,10 @@ impl Program {
         if !is_killed || killed.is_empty() {
             return gone.map(|()| Vec::new());
         }
-        let told: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
-        say!("killed what had not ended {after:.1?} after its stop signal: {}", told.join(", "));
+        let text: Vec<String> = killed.iter().map(|it| format!("{} ({})", it.pid, it.name)).collect();
+        log_line!("killed what had not ended {after:.1?} after its stop signal: {}", text.join(", "));
         if let Err(error) = killed::note(&self.config.own_path, &killed) {
-            say!("cannot report this to the daemon: {error}");
+            log_line!("cannot report this to the daemon: {error}");
         }
         gone.map(|()| killed)
     }
@@ -151,7 +151,7 @@ impl Program {
                 return self.known().life.exit().unwrap_or(UNKNOWN);
             }
             if let Err(error) = self.await_rest(self.config.stop_grace) {
-                say!("{error}");
+                log_line!("{error}");
             }
         }
     }
@@ -168,11 +168,14 @@ impl Program {
             };
             // Also those that were started in the meantime.
             self.ask(self.tree());
-            if !is_told && since.elapsed() > REST_TOLD {
-                say!("its main process has ended, and {} runs on; it has {left:.0?} to end", self.named());
+            if !is_told && since.elapsed() > REPORT_AFTER {
+                log_line!(
+                    "its main process has ended, and {} runs on; it has {left:.0?} to end",
+                    self.named()
+                );
                 is_told = true;
             }
-            self.wait(Some(left.min(LOOK)), |known| (!is_failing(known)).then_some(()));
+            self.wait(Some(left.min(CHECK_INTERVAL)), |known| (!is_failing(known)).then_some(()));
         }
         Ok(())
     }

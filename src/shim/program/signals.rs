@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Program;
 use crate::config::StopMode;
-use crate::shim::life::{Life, LifeAction, LifeEvent, LifeState, Outsider};
+use crate::shim::life::{LifeAction, LifeEvent, LifeState, Lifecycle, Outsider};
 use crate::shim::receivers::{ReceiverProcess, receivers};
 use crate::sys::exit::{exit_of_reaped, exit_of_zombie};
 use crate::sys::held::sockets_of;
@@ -34,11 +34,11 @@ impl Program {
             LifeEvent::MainPid { pid, is_ours: pidfd.is_some() && ours(pid), sender_is_ours: ours(sender) };
         for action in self.feed(event) {
             match (action, &pidfd) {
-                (LifeAction::Refuse(Outsider::Sender), _) => self.tell_of_refusal(&format!(
+                (LifeAction::Refuse(Outsider::Sender), _) => self.report_refusal(&format!(
                     "MAINPID={pid} is ignored: its sender, process {sender} ({}), is not part of the program",
                     name_of(sender).unwrap_or_default()
                 )),
-                (LifeAction::Refuse(Outsider::Named), _) => self.tell_of_refusal(&format!(
+                (LifeAction::Refuse(Outsider::Named), _) => self.report_refusal(&format!(
                     "MAINPID={pid} of process {sender} ({}) is ignored: process {pid} ({}) is not part of the program",
                     name_of(sender).unwrap_or_default(),
                     name_of(pid).unwrap_or_default()
@@ -50,7 +50,7 @@ impl Program {
     }
 
     /// Reports to the log and the daemon. Limited, because any process can send messages.
-    fn tell_of_refusal(&self, what: &str) {
+    fn report_refusal(&self, what: &str) {
         let mut is_over = false;
         self.learn(|known| {
             is_over = known.refusals >= REFUSALS_MAX;
@@ -59,10 +59,10 @@ impl Program {
         if is_over {
             return;
         }
-        say!("{what}");
+        log_line!("{what}");
         let path = self.config.own_path.with_extension(crate::shim::REFUSED);
         if let Err(error) = fs::write(&path, what) {
-            say!("cannot report this to the daemon: {}: {error}", path.display());
+            log_line!("cannot report this to the daemon: {}: {error}", path.display());
         }
     }
 
@@ -76,7 +76,7 @@ impl Program {
         };
         let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
             let until = Instant::now() + FOUND_WITHIN;
-            while !this.look().iter().any(|process| process.has_listener) && Instant::now() < until {
+            while !this.survey().iter().any(|process| process.has_listener) && Instant::now() < until {
                 std::thread::sleep(TICK);
             }
             let server = this.receivers().first().copied();
@@ -87,18 +87,18 @@ impl Program {
             }
         });
         if let Err(error) = looker {
-            say!("cannot determine which process serves: {error}");
+            log_line!("cannot determine which process serves: {error}");
         }
     }
 
     /// A process of a daemon has ended. If it was the server, the rest is not a program anymore. A server may pass its
     /// listeners to another process, so this checks for a while.
-    pub(super) fn look_whether_served(&self, exit: Option<Exit>) {
+    pub(super) fn check_served(&self, exit: Option<Exit>) {
         let Some(this) = self.this.upgrade() else { return };
         let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
             let until = Instant::now() + FOUND_WITHIN;
             while Instant::now() < until {
-                if this.look().iter().any(|process| process.has_listener) {
+                if this.survey().iter().any(|process| process.has_listener) {
                     return;
                 }
                 std::thread::sleep(TICK);
@@ -111,13 +111,13 @@ impl Program {
             }
         });
         if let Err(error) = looker {
-            say!("cannot determine whether a process still serves: {error}");
+            log_line!("cannot determine whether a process still serves: {error}");
         }
     }
 
-    fn look(&self) -> Vec<ReceiverProcess> {
+    fn survey(&self) -> Vec<ReceiverProcess> {
         let sockets = self.known().listeners.clone();
-        let all: Vec<ReceiverProcess> = self.tree().into_iter().map(|pid| look_at(pid, &sockets)).collect();
+        let all: Vec<ReceiverProcess> = self.tree().into_iter().map(|pid| inspect(pid, &sockets)).collect();
         self.known().was_served |= all.iter().any(|process| process.has_listener);
         all
     }
@@ -139,7 +139,7 @@ impl Program {
         });
         if let Err(error) = watcher {
             self.known().watched_by_name.remove(&pid);
-            say!("cannot watch process {pid}: {error}");
+            log_line!("cannot watch process {pid}: {error}");
         }
     }
 
@@ -163,7 +163,7 @@ impl Program {
     /// Forwards a signal to the program.
     pub(in crate::shim) fn pass_on(&self, what: Signal) {
         for pid in self.receivers() {
-            say!(
+            log_line!(
                 "forwarding signal {} to process {pid} ({}) of the program",
                 what as i32,
                 name_of(pid).unwrap_or_default()
@@ -172,14 +172,14 @@ impl Program {
         }
     }
 
-    pub(super) fn find_receivers(&self, mode: StopMode, life: Life) -> Vec<u32> {
+    pub(super) fn find_receivers(&self, mode: StopMode, life: Lifecycle) -> Vec<u32> {
         let is_named = matches!(life.state(), LifeState::Adopted { .. });
-        receivers(mode, life.main(), is_named, &self.look())
+        receivers(mode, life.main(), is_named, &self.survey())
     }
 
     pub(super) fn ask(&self, pids: impl IntoIterator<Item = u32>) {
         for pid in pids {
-            if self.known().told.insert(pid) {
+            if self.known().signalled.insert(pid) {
                 send(pid, self.config.program.stop_signal.signal());
             }
         }
@@ -191,7 +191,7 @@ impl Program {
 }
 
 /// The current state of a process of the program. Invisible parts count as missing.
-fn look_at(pid: u32, listeners: &BTreeSet<u32>) -> ReceiverProcess {
+fn inspect(pid: u32, listeners: &BTreeSet<u32>) -> ReceiverProcess {
     let sockets = sockets_of(pid).into_iter().flatten();
     let program = fs::metadata(format!("/proc/{pid}/exe")).ok().map(|found| (found.dev(), found.ino()));
     ReceiverProcess {

@@ -11,11 +11,11 @@ use crate::shim::program::ProgramState;
 use crate::shim::unmatched::Mismatch;
 
 /// Polling interval.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval of the looks whether the program works.
-const REST_LOOK: Duration = Duration::from_secs(1);
+const ACTIVITY_INTERVAL: Duration = Duration::from_secs(1);
 /// A start that takes longer than this is mentioned.
-const TOLD_AFTER: Duration = Duration::from_secs(10);
+const REPORT_AFTER: Duration = Duration::from_secs(10);
 
 impl Runner {
     /// Waits until the program has bound `count` of its listeners, or is found not to bind them. There is no time limit
@@ -34,12 +34,12 @@ impl Runner {
         let settled =
             |known: &ProgramState| bound(known).map(|bound| bound.map_err(|error| (error, Duration::ZERO)));
         let refused = |known: &ProgramState| known.failed.clone().map(Err);
-        let (began, mut told) = (Instant::now(), None);
+        let (began, mut text) = (Instant::now(), None);
         // When it became idle, and how much it had bound by then.
         let mut idle = (began, 0);
         let (mut rest, mut rests, mut next_look) = (IdlePeriod::begin(began), Duration::ZERO, began);
         loop {
-            match self.program.wait(Some(LOOK), |known| settled(known).or_else(|| refused(known))) {
+            match self.program.wait(Some(CHECK_INTERVAL), |known| settled(known).or_else(|| refused(known))) {
                 // It may try another address.
                 Some(Err((error, patience))) if self.program.lives() => {
                     return self.program.wait(Some(patience), bound).unwrap_or(Err(error));
@@ -49,16 +49,16 @@ impl Runner {
             }
             let (mismatch, binds) = self.mismatch();
             let tells = mismatch.as_ref().map(ToString::to_string).or_else(|| self.slow(began.elapsed()));
-            if tells != told {
-                self.tell_of_wait(tells.as_deref());
-                told = tells;
+            if tells != text {
+                self.report_wait(tells.as_deref());
+                text = tells;
             }
             if mismatch.is_none() || binds != idle.1 || self.program.is_busy() {
                 idle = (Instant::now(), binds);
             }
             if Instant::now() >= next_look {
-                next_look = Instant::now() + REST_LOOK;
-                rests = rest.look(Instant::now(), ResourceUsage::of(self.program.tree()));
+                next_look = Instant::now() + ACTIVITY_INTERVAL;
+                rests = rest.update(Instant::now(), ResourceUsage::of(self.program.tree()));
             }
             let idle_for = idle.0.elapsed().min(rests);
             if let Some(mismatch) = mismatch.filter(|mismatch| mismatch.is_for_good(idle_for)) {
@@ -79,28 +79,28 @@ impl Runner {
                 Some((ToString::to_string(name), text.parse().ok()?))
             };
             let missing: Vec<_> = listen.filter_map(parse).collect();
-            Some((Mismatch::find(&missing, &known.elsewhere), known.elsewhere.len()))
+            Some((Mismatch::find(&missing, &known.unmatched), known.unmatched.len()))
         };
         self.program.wait(Some(Duration::ZERO), look).unwrap_or_default()
     }
 
     /// What to report of a start that takes long.
     fn slow(&self, after: Duration) -> Option<String> {
-        (after >= TOLD_AFTER).then(|| format!("the program has not bound {} yet", self.missing()))
+        (after >= REPORT_AFTER).then(|| format!("the program has not bound {} yet", self.missing()))
     }
 
     /// Reports to the service's log, and to the daemon, which shows it during the wait.
-    fn tell_of_wait(&self, what: Option<&str>) {
+    fn report_wait(&self, what: Option<&str>) {
         let path = self.config.own_path.with_extension(WAITS);
-        let told = match what {
+        let text = match what {
             Some(what) => {
-                say!("{what}");
+                log_line!("{what}");
                 fs::write(&path, what)
             }
             None => fs::remove_file(&path),
         };
-        if let Err(error) = told {
-            say!("cannot report this to the daemon: {}: {error}", path.display());
+        if let Err(error) = text {
+            log_line!("cannot report this to the daemon: {}: {error}", path.display());
         }
     }
 

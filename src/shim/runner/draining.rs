@@ -7,14 +7,14 @@ use super::Runner;
 use crate::config::DrainCondition;
 use crate::service::BoxError;
 use crate::shim::DRAINS;
-use crate::shim::drain::{LONG, is_over, told};
+use crate::shim::drain::{LONG, description, is_over};
 use crate::slots::census::{Census, Survey};
 
 /// How long a drain surveys the connections if the kernel does not report which are idle, while waiting costs nothing.
 const FAMILIAR_AFTER: Duration = Duration::from_millis(400);
 
 /// Maximum number of failed attempts to stop the program.
-const HOLDS: u8 = 3;
+const STOP_ATTEMPTS_MAX: u8 = 3;
 
 impl Runner {
     /// In overlap mode: whether a long request is in progress, or this is still unknown.
@@ -44,7 +44,7 @@ impl Runner {
     /// Where the timestamps leave open whether a request is answered, asks the kernel: that takes a stop of the program.
     /// The answer counts until data moves again.
     fn ask(&mut self, survey: Survey) -> Survey {
-        if survey.unsure == 0 || !self.census.may_ask() || self.vain >= HOLDS {
+        if survey.uncertain == 0 || !self.census.may_ask() || self.failed_stops >= STOP_ATTEMPTS_MAX {
             return survey;
         }
         let asked = match self.program.hold() {
@@ -52,23 +52,23 @@ impl Runner {
             false => None,
         };
         self.program.let_go();
-        self.vain += u8::from(asked.is_none());
+        self.failed_stops += u8::from(asked.is_none());
         asked.unwrap_or(survey)
     }
 
     fn is_unknown(&self, survey: Survey, waited: Duration) -> bool {
-        survey.unsure > 0 && !self.census.may_ask() && waited < FAMILIAR_AFTER
+        survey.uncertain > 0 && !self.census.may_ask() && waited < FAMILIAR_AFTER
     }
 
     /// For the daemon, which tells it if the upgrade fails for it.
     fn note_waits(&self) {
         let path = self.config.own_path.with_extension(DRAINS);
-        let Some(told) = told(&self.census.long_requests(LONG)) else { return };
+        let Some(text) = description(&self.census.long_requests(LONG)) else { return };
         // It may be read at any time.
         let beside = path.with_extension(format!("{DRAINS}-new"));
-        let noted = fs::write(&beside, told).and_then(|()| fs::rename(&beside, &path));
+        let noted = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path));
         if let Err(error) = noted {
-            say!("cannot report this to the daemon: {}: {error}", path.display());
+            log_line!("cannot report this to the daemon: {}: {error}", path.display());
         }
     }
 
@@ -78,9 +78,9 @@ impl Runner {
     }
 
     /// The drain is ended from outside: its time is over, or the upgrade is called off.
-    pub(super) fn tell_of_end(&self) {
-        if let Some(told) = told(&self.census.long_requests(LONG)) {
-            say!("the wait for long requests has ended without success: {told}");
+    pub(super) fn report_end(&self) {
+        if let Some(text) = description(&self.census.long_requests(LONG)) {
+            log_line!("the wait for long requests has ended without success: {text}");
         }
     }
 }

@@ -20,30 +20,30 @@ impl Runner {
     /// this one need not accept them.
     pub(super) fn await_the_moment(&mut self, limits: QuiescenceLimits, stays: bool) {
         let drain = self.config.program.drain;
-        let mut moment = Quiescence { drain, limits, held_back: HeldBack::Nothing, vain: 0 };
+        let mut moment = Quiescence { drain, limits, held_back: HeldBack::Nothing, failed_stops: 0 };
         let (began, mut settled) = (Instant::now(), None);
         loop {
             // Before the survey, which then includes the last accepted connections.
             let is_settled = stays || self.is_settled();
             let survey = match self.census.survey(|| self.program.tree()) {
                 Ok(survey) => survey,
-                Err(error) => return say!("ending the program although {error}"),
+                Err(error) => return log_line!("ending the program although {error}"),
             };
-            let seen = self.seen(survey, is_settled);
-            if seen.settled {
+            let summary = self.summary(survey, is_settled);
+            if summary.settled {
                 settled.get_or_insert_with(Instant::now);
             }
-            match moment.running(settled.unwrap_or(began).elapsed(), seen) {
+            match moment.running(settled.unwrap_or(began).elapsed(), summary) {
                 RunningStep::Wait => {}
-                RunningStep::Hold => {
-                    if self.hold_and_look(&mut moment, settled.unwrap_or(began)) {
+                RunningStep::StopProgram => {
+                    if self.stop_and_survey(&mut moment, settled.unwrap_or(began)) {
                         return;
                     }
                 }
                 RunningStep::End => {
-                    let left = self.tell_of_left(survey);
+                    let left = self.report_left(survey);
                     if left > 0 && self.finishes() {
-                        say!(
+                        log_line!(
                             "after {:?} requests were still in progress on {left} connections; the program may cut them",
                             began.elapsed()
                         );
@@ -63,11 +63,11 @@ impl Runner {
     /// Records the connections for the daemon, which reports them at the end of the upgrade. Returns the number of
     /// connections with a possible request in progress. If requests are not waited for, a pausing response counts as
     /// complete.
-    fn tell_of_left(&self, survey: Survey) -> u64 {
+    fn report_left(&self, survey: Survey) -> u64 {
         let unanswered = match self.finishes() {
             true => survey.work + survey.paused,
             // The kernel was not asked about the others.
-            false if self.census.may_ask() => survey.work - survey.unsure,
+            false if self.census.may_ask() => survey.work - survey.uncertain,
             false => survey.work,
         };
         let unanswered = (unanswered + survey.streams) as u64;
@@ -76,22 +76,22 @@ impl Runner {
         let written =
             serde_json::to_vec(&left).map_err(io::Error::other).and_then(|text| fs::write(&path, text));
         if let Err(error) = written {
-            say!("cannot write {}: {error}", path.display());
+            log_line!("cannot write {}: {error}", path.display());
         }
         unanswered
     }
 
     /// Stops the program and surveys it. Returns whether this is the moment; then the program stays stopped.
-    fn hold_and_look(&mut self, moment: &mut Quiescence, since: Instant) -> bool {
+    fn stop_and_survey(&mut self, moment: &mut Quiescence, since: Instant) -> bool {
         let found = match self.program.hold() {
             true => self.census.survey_of_stopped(|| self.program.tree()),
             false => Err(io::Error::other("it cannot be stopped")),
         };
         let next = match found {
             Ok(survey) => {
-                let next = moment.held(since.elapsed(), self.seen(survey, true));
+                let next = moment.held(since.elapsed(), self.summary(survey, true));
                 if next == StoppedStep::End {
-                    self.tell_of_left(survey);
+                    self.report_left(survey);
                 }
                 next
             }
@@ -123,7 +123,7 @@ impl Runner {
         nobody_waits && self.listeners.has_settled(|| self.program.is_busy())
     }
 
-    fn seen(&mut self, survey: Survey, settled: bool) -> SurveySummary {
+    fn summary(&mut self, survey: Survey, settled: bool) -> SurveySummary {
         // During an accept, one survey may find a connection neither in the queue nor in a process.
         let has_any = |census: &mut Census| !census.is_empty(|| self.program.tree()).unwrap_or(true);
         let is_hidden = settled && self.finishes() && survey.open == 0 && has_any(&mut self.census);
@@ -131,7 +131,7 @@ impl Runner {
             settled,
             open: survey.open > 0 || is_hidden || self.is_connected(),
             work: survey.work > 0,
-            unsure: survey.work == survey.unsure && self.census.may_ask(),
+            uncertain: survey.work == survey.uncertain && self.census.may_ask(),
             waiting: survey.waiting > 0,
             stuck: survey.stuck > 0,
             still: is_still(survey.still),

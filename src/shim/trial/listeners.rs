@@ -142,7 +142,7 @@ impl ListenerProvider for Listeners {
         // Locked, so that no path is restored after the close.
         if let Some(group) = &*lock(&open.group) {
             // If this fails, the connection attempt fails, and that is reported.
-            let _ = UnixPathTarget::at(group.steered()).put_back(&open.address);
+            let _ = UnixPathTarget::at(group.steered()).restore(&open.address);
         }
     }
 }

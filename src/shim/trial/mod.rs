@@ -121,20 +121,20 @@ pub struct Wrapper {
 
 /// Runs the trial process. Blocks until the program is gone.
 pub fn main() -> ExitCode {
-    let order = std::env::args().nth(2).and_then(|text| serde_json::from_str::<TrialRequest>(&text).ok());
-    let (Some(order), Ok(Some(channel))) = (order, take_channel()) else {
+    let request = std::env::args().nth(2).and_then(|text| serde_json::from_str::<TrialRequest>(&text).ok());
+    let (Some(request), Ok(Some(channel))) = (request, take_channel()) else {
         eprintln!("handoff {VERB} is an internal command of handoff doctor.");
         return ExitCode::from(2);
     };
-    let answer = run(&order).unwrap_or_else(TrialReply::NotTried);
+    let answer = run(&request).unwrap_or_else(TrialReply::NotTried);
     match serde_json::to_vec(&answer).map(|text| channel.send(&text, &[])) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
 
-fn run(order: &TrialRequest) -> Result<TrialReply, String> {
-    if order.own_network
+fn run(request: &TrialRequest) -> Result<TrialReply, String> {
+    if request.own_network
         && let Err(error) = enter_own_network()
     {
         return Ok(TrialReply::NoNetwork(error.to_string()));
@@ -143,15 +143,15 @@ fn run(order: &TrialRequest) -> Result<TrialReply, String> {
     // Before there are threads, which inherit the mask.
     let terminate = signal_fd(Signal::SIGTERM).map_err(system)?;
     hear_end_of_parent(Signal::SIGTERM).map_err(|error| error.to_string())?;
-    if parent_id() != order.parent {
+    if parent_id() != request.parent {
         return Err("the requester has ended".to_owned());
     }
-    let program = Program::new(order.plan.clone()).map_err(system)?;
+    let program = Program::new(request.plan.clone()).map_err(system)?;
     let stage = Arc::new(TrialResources { program: Arc::clone(&program), listeners: Mutex::default() });
-    end_when_told(terminate, &stage).map_err(system)?;
-    let tried = match order.plan.adapter {
-        Adapter::Handoff => native::attempt(order, &stage),
-        Adapter::ListenFds | Adapter::Inject => program::attempt(order, &stage),
+    end_on_request(terminate, &stage).map_err(system)?;
+    let tried = match request.plan.adapter {
+        Adapter::Handoff => native::attempt(request, &stage),
+        Adapter::ListenFds | Adapter::Inject => program::attempt(request, &stage),
     };
     stage.clear()?;
     tried.map(TrialReply::Tried)
@@ -186,7 +186,7 @@ impl TrialResources {
 }
 
 /// SIGTERM comes from the requester, or from its end.
-fn end_when_told(terminate: OwnedFd, stage: &Arc<TrialResources>) -> std::io::Result<()> {
+fn end_on_request(terminate: OwnedFd, stage: &Arc<TrialResources>) -> std::io::Result<()> {
     let stage = Arc::clone(stage);
     std::thread::Builder::new().name("handoff-term".to_owned()).spawn(move || {
         while poll_one(&terminate, PollFlags::POLLIN, None).is_err() {}

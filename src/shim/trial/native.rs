@@ -21,21 +21,21 @@ use crate::sys::wire::recv_message;
 const END_WITHIN: Duration = Duration::from_millis(500);
 
 /// The error says why the trial failed.
-pub(super) fn attempt(order: &TrialRequest, stage: &TrialResources) -> Result<TrialReport, String> {
+pub(super) fn attempt(request: &TrialRequest, stage: &TrialResources) -> Result<TrialReport, String> {
     let program = &stage.program;
     let system = |error: std::io::Error| error.to_string();
     // A stream carries no descriptors, so they are inherited.
-    let listeners = if order.stream { Some(stage.open(&order.plan, false)?) } else { None };
+    let listeners = if request.stream { Some(stage.open(&request.plan, false)?) } else { None };
     let given = listeners
         .as_ref()
         .map(|listeners| listeners.duplicates())
         .transpose()
         .map_err(system)?
         .unwrap_or_default();
-    let (channel, theirs) = channel_pair(order.stream).map_err(system)?;
+    let (channel, theirs) = channel_pair(request.stream).map_err(system)?;
     let started_at = Instant::now();
-    let said = match program.start(start(order, given, theirs)) {
-        Ok(_) => hello(&channel, program, order.limit),
+    let said = match program.start(start(request, given, theirs)) {
+        Ok(_) => hello(&channel, program, request.limit),
         Err(error) => Err(error.to_string()),
     };
     let after = Duration::from_millis(started_at.elapsed().as_millis() as u64);
@@ -49,13 +49,13 @@ pub(super) fn attempt(order: &TrialRequest, stage: &TrialResources) -> Result<Tr
     Ok(TrialReport { works, why, ended, ..TrialReport::default() })
 }
 
-fn start(order: &TrialRequest, listeners: Vec<(String, OwnedFd)>, theirs: OwnedFd) -> StartOptions {
+fn start(request: &TrialRequest, listeners: Vec<(String, OwnedFd)>, theirs: OwnedFd) -> StartOptions {
     let id = uuid::Uuid::now_v7();
     let mut env = vec![
         (CHANNEL_VARIABLE.into(), OUT_OF_THE_WAY.to_string().into()),
         (ID_VARIABLE.into(), id.to_string().into()),
     ];
-    if order.stream {
+    if request.stream {
         env.push((KIND_VARIABLE.into(), STREAM.into()));
     }
     StartOptions {

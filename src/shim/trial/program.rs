@@ -24,34 +24,34 @@ const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 
 /// A program in a trial.
 struct Trial<'a> {
-    order: &'a TrialRequest,
+    request: &'a TrialRequest,
     program: &'a Arc<Program>,
     listeners: Arc<Listeners>,
-    watch: Arc<BindRecorder>,
+    recorder: Arc<BindRecorder>,
     started_at: Instant,
 }
 
 /// The error says why the trial failed.
-pub(super) fn attempt(order: &TrialRequest, stage: &TrialResources) -> Result<TrialReport, String> {
+pub(super) fn attempt(request: &TrialRequest, stage: &TrialResources) -> Result<TrialReport, String> {
     let program = &stage.program;
-    let injects = order.plan.adapter == Adapter::Inject;
-    let listeners = stage.open(&order.plan, injects)?;
-    let kind = order.plan.program.notify.unwrap_or(NotifySocket::Path);
-    let notify = Notify::listen(&notify_path(&order.plan.own_path), kind, Arc::clone(program))?;
+    let injects = request.plan.adapter == Adapter::Inject;
+    let listeners = stage.open(&request.plan, injects)?;
+    let kind = request.plan.program.notify.unwrap_or(NotifySocket::Path);
+    let notify = Notify::listen(&notify_path(&request.plan.own_path), kind, Arc::clone(program))?;
     let watch = BindRecorder::new(program);
     let given =
         if injects { Vec::new() } else { listeners.duplicates().map_err(|error| error.to_string())? };
     let start = StartOptions {
         listeners: given,
         inherited: Vec::new(),
-        env: if order.offers_notify { vec![notify.variable()] } else { Vec::new() },
-        seccomp: injects || order.watches,
+        env: if request.offers_notify { vec![notify.variable()] } else { Vec::new() },
+        seccomp: injects || request.watches,
         is_held: false,
         sockets: listeners.inodes(),
     };
-    let trial = Trial { order, program, listeners, watch, started_at: Instant::now() };
+    let trial = Trial { request, program, listeners, recorder: watch, started_at: Instant::now() };
     let works = trial.start(start).and_then(|()| if injects { trial.inject() } else { trial.listen_fds() });
-    let others = trial.watch.others();
+    let others = trial.recorder.others();
     let (works, why) = match works {
         Ok(why) => (true, why),
         Err(why) => (false, why),
@@ -72,7 +72,7 @@ impl Trial<'_> {
     fn start(&self, start: StartOptions) -> Result<(), String> {
         let notify = self.program.start(start).map_err(|error| error.to_string())?;
         let Some(notify) = notify else { return Ok(()) };
-        let (slots, watch) = (Arc::clone(&self.listeners), Arc::clone(&self.watch));
+        let (slots, watch) = (Arc::clone(&self.listeners), Arc::clone(&self.recorder));
         let injector = Injector::new(notify, slots, watch, false);
         let thread = std::thread::Builder::new().name("handoff-inject".to_owned());
         thread.spawn(move || injector.run()).map(drop).map_err(|error| error.to_string())
@@ -80,27 +80,27 @@ impl Trial<'_> {
 
     /// The error says why it does not work.
     fn inject(&self) -> Result<String, String> {
-        let wanted: Vec<String> = self.order.plan.listen.iter().map(|(name, _)| name.to_string()).collect();
+        let wanted: Vec<String> = self.request.plan.listen.iter().map(|(name, _)| name.to_string()).collect();
         if wanted.is_empty() {
             return Err(
                 "the service file has no [listen] table, so there is nothing to put in its place".to_owned()
             );
         }
         let missing = || {
-            let bound = self.watch.bound();
+            let bound = self.recorder.bound();
             wanted.iter().filter(|name| !bound.contains(name)).cloned().collect::<Vec<_>>()
         };
-        let arrived = self.program.wait(Some(self.left()), |known| {
+        let arrived = self.program.wait(Some(self.time_left()), |known| {
             if missing().is_empty() {
                 return Some(Ok(()));
             }
             (!known.lives()).then(|| Err(early_end(known)))
         });
-        let (missing, others) = (missing(), self.watch.others());
+        let (missing, others) = (missing(), self.recorder.others());
         let never = || {
             let missing = self.listeners.names(|name| missing.iter().any(|missing| missing == name));
-            let limit = self.order.limit;
-            match (self.watch.refused().first(), others.is_empty()) {
+            let limit = self.request.limit;
+            match (self.recorder.refused().first(), others.is_empty()) {
                 (Some((name, error)), _) => format!("it cannot get {name}: {error}"),
                 (None, true) => {
                     format!("it was not seen to bind anything, so not {missing}, within {limit:?}")
@@ -111,7 +111,7 @@ impl Trial<'_> {
             }
         };
         // Most programs end after an error of their bind: that is the reason.
-        let refused = self.watch.refused().into_iter().next();
+        let refused = self.recorder.refused().into_iter().next();
         let refused = refused.map(|(name, error)| format!("it cannot get {name}: {error}; "));
         let because = |ended: String| format!("{}{ended}", refused.unwrap_or_default());
         match arrived.map(|arrived| arrived.map_err(because)) {
@@ -129,7 +129,7 @@ impl Trial<'_> {
     }
 
     fn listen_fds(&self) -> Result<String, String> {
-        if self.order.plan.listen.is_empty() {
+        if self.request.plan.listen.is_empty() {
             return Err("the service file has no [listen] table, so there is nothing to give".to_owned());
         }
         self.accepts()?;
@@ -142,14 +142,14 @@ impl Trial<'_> {
 
     /// Waits until it has accepted a connection at each listener.
     fn accepts(&self) -> Result<(), String> {
-        let gives = self.order.plan.adapter == Adapter::Inject;
+        let gives = self.request.plan.adapter == Adapter::Inject;
         let _connections = self.listeners.connect()?;
         loop {
             let waiting = self.listeners.waiting()?;
             if waiting.is_empty() {
                 return Ok(());
             }
-            if let Some((name, _)) = self.watch.refused().first().filter(|_| !gives) {
+            if let Some((name, _)) = self.recorder.refused().first().filter(|_| !gives) {
                 return Err(format!(
                     "it does not take what it is given (LISTEN_FDS): it binds {name} by itself"
                 ));
@@ -158,28 +158,28 @@ impl Trial<'_> {
             if let Some(ended) = self.program.wait(Some(TICK), ended) {
                 return Err(self.with_others(ended));
             }
-            if self.left().is_zero() {
+            if self.time_left().is_zero() {
                 let waiting = self.listeners.names(|name| waiting.iter().any(|waiting| waiting == name));
                 let what =
-                    format!("it has not accepted a connection at {waiting} within {:?}", self.order.limit);
+                    format!("it has not accepted a connection at {waiting} within {:?}", self.request.limit);
                 return Err(self.with_others(what));
             }
         }
     }
 
     fn with_others(&self, what: String) -> String {
-        std::iter::once(what).chain(self.watch.others()).collect::<Vec<_>>().join("; ")
+        std::iter::once(what).chain(self.recorder.others()).collect::<Vec<_>>().join("; ")
     }
 
     /// Asks it to end, with a request in progress if one can be caught.
     fn stop(&self) -> Result<StopReport, String> {
         // Checked while it runs: a program stopped for its request may have signals blocked for a moment.
-        let signal = self.order.plan.program.stop_signal.signal();
+        let signal = self.request.plan.program.stop_signal.signal();
         let catches = self.program.tree().into_iter().any(|pid| !dies_of(pid, signal));
         let main = self.program.wait(Some(Duration::ZERO), |known| known.life.main());
         let first = main.and_then(name_of).unwrap_or_default();
         let (wrapper, deadly) = (self.wrapper(main), self.deadly());
-        let request = self.order.request.as_ref();
+        let request = self.request.request.as_ref();
         let target = request.and_then(|(name, text)| Some((self.listeners.tcp_address(name)?, text)));
         let under_way = target.and_then(|(address, text)| request::catch(address, text, self.program));
         self.program.learn(|known| known.watched = main.map(|pid| (pid, None)));
@@ -201,13 +201,13 @@ impl Trial<'_> {
         let is_wrapped = !servers.is_empty() && !servers.contains(&main);
         is_wrapped.then(|| Wrapper {
             servers: servers.iter().filter_map(|pid| name_of(*pid)).collect(),
-            swallows: self.swallows(main),
+            swallows: self.dies_of_stop_signal(main),
         })
     }
 
     /// A shell briefly blocks all signals when it handles its children, so one check is not enough.
-    fn swallows(&self, main: u32) -> bool {
-        let signal = self.order.plan.program.stop_signal.signal();
+    fn dies_of_stop_signal(&self, main: u32) -> bool {
+        let signal = self.request.plan.program.stop_signal.signal();
         let until = Instant::now() + SETTLES_WITHIN;
         loop {
             if dies_of(main, signal) {
@@ -222,7 +222,7 @@ impl Trial<'_> {
 
     /// The keys with a non-stop signal that would end the program.
     fn deadly(&self) -> Vec<String> {
-        let program = &self.order.plan.program;
+        let program = &self.request.plan.program;
         let keys = [("drain_signal", program.drain_signal), ("reload_signal", program.reload_signal)];
         let getters = self.program.receivers();
         let ends = |signal: StopSignal| getters.iter().any(|pid| dies_of(*pid, signal.signal()));
@@ -232,8 +232,8 @@ impl Trial<'_> {
             .collect()
     }
 
-    fn left(&self) -> Duration {
-        self.order.limit.saturating_sub(self.started_at.elapsed())
+    fn time_left(&self) -> Duration {
+        self.request.limit.saturating_sub(self.started_at.elapsed())
     }
 
     /// Rounded for people.

@@ -119,7 +119,10 @@ fn a_packet_that_is_too_short_ends_the_program_with_0() {
 }
 
 fn with_share(parts: u32, by: ShareSelection) -> SteeringProgram {
-    SteeringProgram { share: Some(ShareRule { index: 7, parts, by }), ..SteeringProgram::constant(3) }
+    SteeringProgram {
+        share: Some(ShareRule { index: 7, parts, selection: by }),
+        ..SteeringProgram::constant(3)
+    }
 }
 
 #[test]
@@ -190,9 +193,9 @@ fn v6() -> Vec<Vec<u8>> {
 #[test]
 fn packets_of_known_connections_go_by_their_mark() {
     let kept = vec![QuicAffinity { mark: 0x11, index: 5 }, QuicAffinity { mark: 0x22, index: 6 }];
-    let share = Some(ShareRule { index: 9, parts: WHOLE, by: ShareSelection::Flow });
-    let plain = SteeringProgram { kept: kept.clone(), ..SteeringProgram::constant(3) };
-    let shared = SteeringProgram { kept, share, ..SteeringProgram::constant(3) };
+    let share = Some(ShareRule { index: 9, parts: WHOLE, selection: ShareSelection::Flow });
+    let plain = SteeringProgram { affinities: kept.clone(), ..SteeringProgram::constant(3) };
+    let shared = SteeringProgram { affinities: kept, share, ..SteeringProgram::constant(3) };
     let long = |kind: u8, id: u8| vec![0xc0 | kind, 0, 0, 0, 1, 8, id, 1, 2, 3, 4, 5, 6, 7];
     let short = |id: u8| vec![0x40, id, 1, 2, 3, 4, 5, 6, 7, 8];
     let headers = packet("127.0.0.1:40000", "127.0.0.1:443");

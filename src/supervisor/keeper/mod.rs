@@ -55,7 +55,7 @@ struct KeeperState {
     /// The log pipes that still have a writer, or that have not been read to the end.
     logs: BTreeMap<u64, (LogSpec, Rc<OwnedFd>)>,
     /// The number of the next log pipe.
-    next: u64,
+    next_log: u64,
 }
 
 impl KeeperHandle {
@@ -78,7 +78,7 @@ impl KeeperHandle {
             systemd.store(key, fd.as_fd());
         }
         let missing: Vec<_> = stored.into_iter().filter(|(key, _)| !held.contains_key(key)).collect();
-        let state = KeeperState { client, held, logs: BTreeMap::new(), next: 0 };
+        let state = KeeperState { client, held, logs: BTreeMap::new(), next_log: 0 };
         let hearing = Cell::default();
         let inner =
             Rc::new(KeeperConnection { dirs: dirs.clone(), systemd, state: RefCell::new(state), hearing });
@@ -109,8 +109,8 @@ impl KeeperHandle {
             }
         };
         let mut state = self.inner.state.borrow_mut();
-        let number = state.next;
-        state.next += 1;
+        let number = state.next_log;
+        state.next_log += 1;
         state.logs.insert(number, (spec, Rc::clone(&pipe)));
         spawn_local(watch::pipe(Rc::downgrade(&self.inner), number, Rc::clone(&pipe)));
         LogGuard { _pipe: Some(pipe) }
@@ -213,9 +213,9 @@ impl KeeperHandle {
     pub(super) fn quit(&self) {
         self.watch.abort();
         // A keeper that hangs cannot write the contents of the pipes, but another one can.
-        if !self.inner.tell(Client::quit) {
+        if !self.inner.send_recorded(Client::quit) {
             match self.inner.replace() {
-                Ok(()) => drop(self.inner.tell(Client::quit)),
+                Ok(()) => drop(self.inner.send_recorded(Client::quit)),
                 Err(error) => tracing::error!("{error}"),
             }
         }
@@ -223,7 +223,7 @@ impl KeeperHandle {
 
     /// Sends a request whose answer is read later.
     fn post(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) {
-        self.inner.tell(ask);
+        self.inner.send_recorded(ask);
         if !self.inner.hearing.replace(true) {
             spawn_local(watch::answers(Rc::downgrade(&self.inner)));
         }
@@ -239,7 +239,7 @@ impl Drop for KeeperHandle {
 impl KeeperConnection {
     /// Sends the keeper a request that is on record. If the keeper cannot be reached any more, it is killed, and the
     /// next one gets the request from the record. Returns whether the keeper still runs.
-    fn tell(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) -> bool {
+    fn send_recorded(&self, ask: impl FnOnce(&mut Client) -> Result<(), Error>) -> bool {
         let mut state = self.state.borrow_mut();
         let Err(error) = ask(&mut state.client) else { return true };
         tracing::error!("{error}");

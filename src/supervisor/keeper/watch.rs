@@ -17,13 +17,13 @@ use crate::sys::readable::readable;
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// How long a pipe may contain data, or an answer be outstanding, before the keeper is suspected.
-const PATIENCE: Duration = Duration::from_millis(500);
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A process that stays stopped for longer than this was not stopped together with this one.
-const MOMENT: Duration = Duration::from_millis(100);
+const STOP_MARGIN: Duration = Duration::from_millis(100);
 
 /// The pause before another attempt when this process has no descriptor left for a watch.
-const NEXT_TRY: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Replaces the keeper whenever it ends.
 pub(super) async fn keeper(inner: Weak<KeeperConnection>) {
@@ -37,8 +37,8 @@ pub(super) async fn keeper(inner: Weak<KeeperConnection>) {
         match pidfd.and_then(readable) {
             Ok(pidfd) => drop(pidfd.readable().await.map(|_| ())),
             Err(error) => {
-                tracing::error!("the keeper cannot be watched: {error}; trying again in {NEXT_TRY:?}");
-                sleep(NEXT_TRY).await;
+                tracing::error!("the keeper cannot be watched: {error}; trying again in {RETRY_PAUSE:?}");
+                sleep(RETRY_PAUSE).await;
                 continue;
             }
         }
@@ -68,11 +68,11 @@ pub(super) async fn pipe(inner: Weak<KeeperConnection>, number: u64, pipe: Rc<Ow
         match pipe.try_clone().and_then(readable) {
             Ok(pipe) => drop(pipe.readable().await.map(|_| ())),
             Err(error) => {
-                tracing::error!("a log pipe cannot be watched: {error}; trying again in {NEXT_TRY:?}");
-                sleep(NEXT_TRY).await;
+                tracing::error!("a log pipe cannot be watched: {error}; trying again in {RETRY_PAUSE:?}");
+                sleep(RETRY_PAUSE).await;
             }
         }
-        sleep(PATIENCE).await;
+        sleep(SILENCE_TIMEOUT).await;
         let Some(inner) = inner.upgrade() else { return };
         match contents(&pipe) {
             PipeContents::Nothing => {}
@@ -87,7 +87,7 @@ pub(super) async fn pipe(inner: Weak<KeeperConnection>, number: u64, pipe: Rc<Ow
 
 /// Logs the answers to requests that did not wait for one, and suspects the keeper if an answer is missing.
 pub(super) async fn answers(inner: Weak<KeeperConnection>) {
-    sleep(PATIENCE).await;
+    sleep(SILENCE_TIMEOUT).await;
     let Some(inner) = inner.upgrade() else { return };
     inner.hearing.set(false);
     if !inner.has_answered() {
@@ -122,7 +122,7 @@ impl KeeperConnection {
         // A stopped keeper needs a SIGCONT, and nothing is sure to send one. A pause of the whole machine is over in
         // a moment.
         if is_frozen(pid) {
-            sleep(MOMENT).await;
+            sleep(STOP_MARGIN).await;
             let client = &self.state.borrow().client;
             if client.pid() == pid && is_frozen(pid) {
                 tracing::error!(pid, "the keeper is stopped");

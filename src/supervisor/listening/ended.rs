@@ -43,23 +43,23 @@ use crate::sys::readable::readable;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// If the next process does the same, it is not replaced before this time has passed.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+const REPLACE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A listener was ended for all its holders.
 const ENDS: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLET);
 
 /// The same, or a listener got a client.
-const NEWS: EpollFlags = EpollFlags::EPOLLIN.union(ENDS);
+const WATCHED_EVENTS: EpollFlags = EpollFlags::EPOLLIN.union(ENDS);
 
 /// What is known of the listeners of the serving process, by their positions in the service file.
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct EndedListeners {
     /// The process that this is about.
-    of: Option<Token>,
+    process: Option<Token>,
     /// The process has ended these, and other sockets have taken their places.
     renewed: BTreeSet<usize>,
     /// The process has had these.
-    taken: BTreeSet<usize>,
+    received: BTreeSet<usize>,
     /// When a process was last started to serve clients that waited at such a listener.
     replaced_at: Option<Instant>,
 }
@@ -67,10 +67,10 @@ pub(in crate::supervisor) struct EndedListeners {
 /// The watch over the listeners of the serving process. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct SlotWatch {
-    serial: Token,
-    of: Token,
+    token: Token,
+    process: Token,
     sockets: Vec<u64>,
-    news: Rc<AsyncFd<Epoll>>,
+    epoll: Rc<AsyncFd<Epoll>>,
     task: AbortHandle,
 }
 
@@ -136,28 +136,29 @@ impl Listening {
 impl Service {
     /// Watches the listeners of the serving process, and no others.
     pub(in crate::supervisor) fn adjust_slot_watch(&mut self) {
-        let serial = self.processes.incumbent().map(|process| process.serial);
-        let serial = serial.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
-        if serial != self.upkeep.left.of && serial.is_some() {
-            let replaced_at = self.upkeep.left.replaced_at;
-            self.upkeep.left = EndedListeners { of: serial, replaced_at, ..EndedListeners::default() };
+        let token = self.processes.incumbent().map(|process| process.token);
+        let token = token.filter(|_| self.machine.phase() == Phase::Serving && self.listening.is_some());
+        if token != self.upkeep.ended_listeners.process && token.is_some() {
+            let replaced_at = self.upkeep.ended_listeners.replaced_at;
+            self.upkeep.ended_listeners =
+                EndedListeners { process: token, replaced_at, ..EndedListeners::default() };
         }
-        let receiving = if serial.is_some() { self.receiving() } else { Vec::new() };
-        let Some(of) = serial.filter(|_| !receiving.is_empty()) else {
+        let receiving = if token.is_some() { self.receiving() } else { Vec::new() };
+        let Some(of) = token.filter(|_| !receiving.is_empty()) else {
             self.upkeep.slots = None;
             return;
         };
         let sockets: Vec<u64> = receiving.iter().filter_map(|(_, _, fd)| inode(fd).ok()).collect();
-        if self.upkeep.slots.as_ref().is_some_and(|watch| watch.of == of && watch.sockets == sockets) {
+        if self.upkeep.slots.as_ref().is_some_and(|watch| watch.process == of && watch.sockets == sockets) {
             return;
         }
         let watch = watch(&receiving);
         match watch {
-            Ok(news) => {
-                let (news, serial) = (Rc::new(news), self.next_token());
-                let task = spawn_local(tend_always(self.inputs.clone(), serial, Rc::clone(&news)));
+            Ok(epoll) => {
+                let (epoll, token) = (Rc::new(epoll), self.next_token());
+                let task = spawn_local(watch_always(self.inputs.clone(), token, Rc::clone(&epoll)));
                 let task = task.abort_handle();
-                self.upkeep.slots = Some(SlotWatch { serial, of, sockets, news, task });
+                self.upkeep.slots = Some(SlotWatch { token, process: of, sockets, epoll, task });
             }
             Err(error) => {
                 tracing::error!(%error, "it will not be noticed if its program ends a listener");
@@ -199,7 +200,7 @@ impl Service {
                     let address = listening.groups[*at].address();
                     tracing::warn!(%address, "the program has ended its listener and runs on; clients wait at another one");
                 }
-                self.upkeep.left.renewed.extend(renewed);
+                self.upkeep.ended_listeners.renewed.extend(renewed);
                 self.adjust_slot_watch();
                 self.adjust_socket_paths();
             }
@@ -214,10 +215,10 @@ impl Service {
     /// them. If the daemon may not inspect the program, its listeners count as taken.
     pub(in crate::supervisor) fn left_listeners(&self) -> BTreeSet<usize> {
         let Some(process) = self.processes.incumbent() else { return BTreeSet::new() };
-        if self.upkeep.left.of != Some(process.serial) {
+        if self.upkeep.ended_listeners.process != Some(process.token) {
             return BTreeSet::new();
         }
-        let mut left = self.upkeep.left.renewed.clone();
+        let mut left = self.upkeep.ended_listeners.renewed.clone();
         if !self.config.adapter.is_foreign() {
             // The library has a duplicate of each listener.
             return left;
@@ -236,8 +237,8 @@ impl Service {
     }
 
     /// A sentence for the user about listeners that the program has left.
-    pub(in crate::supervisor) fn told_left(&self) -> Option<String> {
-        let left = match self.machine.phase() == Phase::Serving && self.incumbent_over().is_none() {
+    pub(in crate::supervisor) fn left_listeners_sentence(&self) -> Option<String> {
+        let left = match self.machine.phase() == Phase::Serving && self.incumbent_main_exit().is_none() {
             true => self.left_listeners(),
             false => BTreeSet::new(),
         };
@@ -279,38 +280,38 @@ impl Service {
     }
 
     /// The events of this watch, unless another watch has replaced it.
-    fn heard_by(&self, serial: Token) -> Option<Rc<AsyncFd<Epoll>>> {
-        let watch = self.upkeep.slots.as_ref().filter(|watch| watch.serial == serial)?;
-        Some(Rc::clone(&watch.news))
+    fn epoll_of(&self, token: Token) -> Option<Rc<AsyncFd<Epoll>>> {
+        let watch = self.upkeep.slots.as_ref().filter(|watch| watch.token == token)?;
+        Some(Rc::clone(&watch.epoll))
     }
 
     /// Handles an event of the kernel. Until the next check, new clients wake nothing.
-    pub(in crate::supervisor) fn listeners_heard(&mut self, serial: Token) {
-        let Some(news) = self.heard_by(serial) else { return };
-        watch_for(ENDS, &news, &self.receiving());
+    pub(in crate::supervisor) fn listeners_ready(&mut self, token: Token) {
+        let Some(epoll) = self.epoll_of(token) else { return };
+        watch_for(ENDS, &epoll, &self.receiving());
         self.renew_ended();
     }
 
     /// Checks the listeners a moment after an event. The first check also records which listeners a process that has
     /// just begun to serve has taken.
-    pub(in crate::supervisor) fn listeners_due(&mut self, serial: Token, is_first: IsFirst) {
-        let Some(news) = self.heard_by(serial) else { return };
+    pub(in crate::supervisor) fn listeners_due(&mut self, token: Token, is_first: IsFirst) {
+        let Some(epoll) = self.epoll_of(token) else { return };
         if is_first {
             self.note_taken();
         }
         self.renew_ended();
         self.replace_for_waiting();
-        watch_for(NEWS, &news, &self.receiving());
+        watch_for(WATCHED_EVENTS, &epoll, &self.receiving());
     }
 
     /// Records that the program has had the listeners that it has now.
     fn note_taken(&mut self) {
         let left = self.left_listeners();
         let count = self.config.listeners.len();
-        self.upkeep.left.taken.extend((0..count).filter(|at| !left.contains(at)));
+        self.upkeep.ended_listeners.received.extend((0..count).filter(|at| !left.contains(at)));
         // The program must have had these too, or it could not have ended them.
-        self.upkeep.left.taken.extend(self.upkeep.left.renewed.iter().copied());
-        tracing::debug!(taken = ?self.upkeep.left.taken, "the program has had its listeners");
+        self.upkeep.ended_listeners.received.extend(self.upkeep.ended_listeners.renewed.iter().copied());
+        tracing::debug!(taken = ?self.upkeep.ended_listeners.received, "the program has had its listeners");
     }
 
     /// Restarts the service, as `handoff restart` does, if clients wait at a listener that the program had and has
@@ -318,18 +319,18 @@ impl Service {
     fn replace_for_waiting(&mut self) {
         let waiting = self.left_listeners_with_clients();
         let Some(address) = waiting.first() else { return };
-        let left = &self.upkeep.left;
+        let left = &self.upkeep.ended_listeners;
         let was_taken = |listener: &crate::config::Listener| {
             let at = self.config.listeners.iter().position(|known| known.name == listener.name);
-            waiting.contains(&listener.address) && at.is_some_and(|at| left.taken.contains(&at))
+            waiting.contains(&listener.address) && at.is_some_and(|at| left.received.contains(&at))
         };
-        let over = self.incumbent_over();
-        let is_early = over.is_none() && left.replaced_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER);
+        let over = self.incumbent_main_exit();
+        let is_early = over.is_none() && left.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_PAUSE);
         if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;
         }
         tracing::warn!(%address, "clients wait where the program has left its listener; it is restarted");
-        self.upkeep.left.replaced_at = Some(Instant::now());
+        self.upkeep.ended_listeners.replaced_at = Some(Instant::now());
         let why = match over {
             Some(how) => format!("clients wait at {address}, and the main {how}"),
             None => format!("clients wait at {address}, where the program does not listen any more"),
@@ -341,37 +342,37 @@ impl Service {
 }
 
 fn watch(receiving: &[(usize, SlotId, BorrowedFd<'_>)]) -> io::Result<AsyncFd<Epoll>> {
-    let news = Epoll::new()?;
+    let epoll = Epoll::new()?;
     for (at, _, socket) in receiving {
-        news.add(socket, NEWS, *at as u64)?;
+        epoll.add(socket, WATCHED_EVENTS, *at as u64)?;
     }
-    readable(news)
+    readable(epoll)
 }
 
 /// Changes the events that the watch reports.
-fn watch_for(what: EpollFlags, news: &AsyncFd<Epoll>, receiving: &[(usize, SlotId, BorrowedFd<'_>)]) {
+fn watch_for(what: EpollFlags, epoll: &AsyncFd<Epoll>, receiving: &[(usize, SlotId, BorrowedFd<'_>)]) {
     for (at, _, socket) in receiving {
         // A socket that is missing was replaced, and the new one has a watch of its own.
-        let _ = news.get_ref().modify(socket, what, *at as u64);
+        let _ = epoll.get_ref().modify(socket, what, *at as u64);
     }
 }
 
-async fn tend_always(inputs: Inputs, serial: Token, news: Rc<AsyncFd<Epoll>>) {
+async fn watch_always(inputs: Inputs, token: Token, epoll: Rc<AsyncFd<Epoll>>) {
     // A process that has just begun to serve takes its listeners now, or has them already.
     let taken_by = Instant::now() + PAUSE;
     let mut is_noted = false;
     loop {
         let heard = match taken_by.checked_duration_since(Instant::now()).filter(|_| !is_noted) {
-            Some(left) => timeout(left, news.readable()).await.ok(),
-            None if is_noted => Some(news.readable().await),
+            Some(left) => timeout(left, epoll.readable()).await.ok(),
+            None if is_noted => Some(epoll.readable().await),
             None => None,
         };
         match heard {
             Some(Ok(mut ready)) => {
                 // The check finds what has happened.
-                news.get_ref().drain();
+                epoll.get_ref().drain();
                 ready.clear_ready();
-                if !inputs.deliver(Input::ListenersHeard(serial)).await {
+                if !inputs.deliver(Input::ListenersReady(token)).await {
                     return;
                 }
                 sleep(PAUSE).await;
@@ -379,7 +380,7 @@ async fn tend_always(inputs: Inputs, serial: Token, news: Rc<AsyncFd<Epoll>>) {
             Some(Err(_)) => return,
             None => {}
         }
-        if !inputs.deliver(Input::ListenersDue(serial, !is_noted)).await {
+        if !inputs.deliver(Input::ListenersDue(token, !is_noted)).await {
             return;
         }
         is_noted = true;

@@ -17,7 +17,7 @@ use crate::shim;
 use crate::slots::{Side, SlotId, UnixPathTarget, watched_name};
 use crate::supervisor::input::{Input, Inputs};
 use crate::supervisor::service::Service;
-use crate::supervisor::state::PATIENCE;
+use crate::supervisor::state::STATE_TIMEOUT;
 use crate::sys::inotify::{AddWatchFlags, Inotify};
 use crate::sys::readable::readable;
 
@@ -26,7 +26,7 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_ATTRIB
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_DONT_FOLLOW);
 /// The minimum pause before another attempt at a watch that the kernel has refused.
-const AGAIN: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// The watch over the paths of a service. It ends when this is dropped.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Drop for SocketPaths {
 impl SocketPaths {
     /// A watch that the kernel has refused is not requested at every event.
     fn is_good_for_now(&self) -> bool {
-        self.task.is_some() || self.since.elapsed() < AGAIN
+        self.task.is_some() || self.since.elapsed() < RETRY_PAUSE
     }
 }
 
@@ -63,13 +63,13 @@ impl Listening {
     }
 
     /// Restores each path that does not lead where it should. Returns these paths and the results.
-    fn mend_paths(&self, active: SlotId) -> Vec<(ListenAddress, Result<(), String>)> {
+    fn restore_paths(&self, active: SlotId) -> Vec<(ListenAddress, Result<(), String>)> {
         let mut mended = Vec::new();
         for group in self.groups.iter().filter(|group| matches!(group.address(), ListenAddress::Unix(_))) {
             let slot = if self.is_paired { active } else { group.steered() };
             let was_there =
                 UnixPathTarget::of(group.address()).is_some_and(|place| place == UnixPathTarget::at(slot));
-            let done = UnixPathTarget::at(slot).put_back(group.address()).map_err(|error| error.to_string());
+            let done = UnixPathTarget::at(slot).restore(group.address()).map_err(|error| error.to_string());
             if !was_there || done.is_err() {
                 mended.push((group.address().clone(), done));
             }
@@ -100,7 +100,7 @@ impl Service {
             return;
         }
         let task = match watch(&names) {
-            Ok(inotify) => Some(spawn_local(mend_always(self.inputs.clone(), inotify)).abort_handle()),
+            Ok(inotify) => Some(spawn_local(restore_always(self.inputs.clone(), inotify)).abort_handle()),
             Err(error) => {
                 tracing::error!(%error, "paths that are removed will not be put back");
                 None
@@ -108,11 +108,11 @@ impl Service {
         };
         self.upkeep.paths = Some(SocketPaths { names, task, since: Instant::now() });
         // Restores what was lost before the watch began.
-        self.mend_paths();
+        self.restore_paths();
     }
 
     /// Restores each path that does not lead where it should.
-    pub(in crate::supervisor) fn mend_paths(&mut self) {
+    pub(in crate::supervisor) fn restore_paths(&mut self) {
         let Some(listening) = &self.listening else { return };
         if self.paths_answer().is_err() {
             return;
@@ -120,11 +120,12 @@ impl Service {
         let state = self.shared.dirs.service_state(&self.name);
         let what = state.display().to_string();
         // While the active side is unknown, no socket is put at the path.
-        let Ok(active) = self.lanes.history.wait(PATIENCE, &what, move || shim::active_side(&state)) else {
+        let Ok(active) = self.lanes.history.wait(STATE_TIMEOUT, &what, move || shim::active_side(&state))
+        else {
             return;
         };
         let active = if active == Some(Side::B) { PAIR[1] } else { FIRST };
-        for (address, mended) in listening.mend_paths(active) {
+        for (address, mended) in listening.restore_paths(active) {
             match mended {
                 Ok(()) => {
                     tracing::warn!(%address, "the path was removed or replaced; it is back")
@@ -147,7 +148,7 @@ fn watch(names: &[PathBuf]) -> io::Result<AsyncFd<Inotify>> {
     readable(inotify)
 }
 
-async fn mend_always(inputs: Inputs, inotify: AsyncFd<Inotify>) {
+async fn restore_always(inputs: Inputs, inotify: AsyncFd<Inotify>) {
     while let Ok(mut ready) = inotify.readable().await {
         // The check finds what has happened, so any event is enough.
         inotify.get_ref().drain();

@@ -12,7 +12,7 @@ use crate::control::{Error, Kind};
 use crate::shim;
 use crate::slots::{Side, SlotError, stop_listening};
 use crate::supervisor::service::Service;
-use crate::supervisor::state::PATIENCE;
+use crate::supervisor::state::STATE_TIMEOUT;
 
 /// How long a directory that has answered is not asked again.
 const ANSWERS_FOR: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ impl Service {
             let directory = path.parent().unwrap_or(path).to_owned();
             let what = directory.display().to_string();
             let look = move || _ = std::fs::symlink_metadata(directory.join("."));
-            let looked = self.lanes.paths.wait(PATIENCE, &what, look);
+            let looked = self.lanes.paths.wait(STATE_TIMEOUT, &what, look);
             looked.map_err(|error| SlotError::Directory { path: path.clone(), error })?;
         }
         self.upkeep.paths_answered.set(Some(Instant::now()));
@@ -69,7 +69,8 @@ impl Service {
     fn forget_sides(&self) {
         let shared_dir = self.shared.dirs.service_state(&self.name);
         let what = shared_dir.display().to_string();
-        let forgotten = self.lanes.history.wait(PATIENCE, &what, move || shim::forget_sides(&shared_dir));
+        let forgotten =
+            self.lanes.history.wait(STATE_TIMEOUT, &what, move || shim::forget_sides(&shared_dir));
         if let Err(error) = forgotten {
             tracing::warn!(%error, "what is written down of earlier listeners stays");
         }
@@ -157,7 +158,7 @@ impl Service {
         let (shared_dir, lane) = (self.shared.dirs.service_state(&self.name), self.lanes.history.clone());
         move |at, side| {
             let (what, shared_dir) = (shared_dir.display().to_string(), shared_dir.clone());
-            lane.wait(PATIENCE, &what, move || shim::note_joined(&shared_dir, at, side))?
+            lane.wait(STATE_TIMEOUT, &what, move || shim::note_joined(&shared_dir, at, side))?
         }
     }
 

@@ -15,7 +15,7 @@ use crate::supervisor::input::Input;
 use crate::supervisor::service::Service;
 
 /// How often the daemon checks for strangers between the slots: when one leaves, connections go elsewhere.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The task that checks the slots. It ends when this is dropped.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(in crate::supervisor) struct Upkeep {
     repairs: Option<RepairTask>,
     /// Over the listeners of the serving process.
     pub(super) slots: Option<SlotWatch>,
-    pub(super) left: EndedListeners,
+    pub(super) ended_listeners: EndedListeners,
     /// When the directories of the unix sockets last answered.
     pub(super) paths_answered: Cell<Option<Instant>>,
 }
@@ -100,7 +100,7 @@ impl Listening {
 
 impl Service {
     /// A sentence for the user about other processes that listen at the addresses of the service.
-    pub(in crate::supervisor) fn strangers(&self) -> Option<String> {
+    pub(in crate::supervisor) fn foreign_sockets_text(&self) -> Option<String> {
         let others = self.listening.as_ref()?.others();
         let (address, ForeignSocket { local, owner }) = others.first()?;
         let who = owner.as_ref().map_or("A process that cannot be seen from here".to_owned(), |owner| {
@@ -122,13 +122,13 @@ impl Service {
         if !is_displaced || self.upkeep.repairs.is_some() {
             return;
         }
-        if let Some(strangers) = self.strangers() {
+        if let Some(strangers) = self.foreign_sockets_text() {
             tracing::warn!("{strangers}");
         }
         let inputs = self.inputs.clone();
         let task = spawn_local(async move {
             loop {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(CHECK_INTERVAL).await;
                 if !inputs.deliver(Input::RepairDue).await {
                     return;
                 }

@@ -15,14 +15,14 @@ use crate::supervisor::service::Service;
 use crate::sys::process::tree_of;
 
 /// How often the connections are counted.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const COUNT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A handoff, and the number of its share.
-pub(in crate::supervisor) type Step = (HandoffId, u8);
+pub(in crate::supervisor) type ShareStep = (HandoffId, u8);
 
 /// The measurement of the current step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::supervisor) struct Measured {
+pub(in crate::supervisor) struct ShareMeasurement {
     /// The new connections of the incumbent and of the successor.
     counts: [u64; 2],
 }
@@ -30,7 +30,7 @@ pub(in crate::supervisor) struct Measured {
 impl Service {
     /// Gives the successor a share of the new connections, and starts to count them.
     pub(in crate::supervisor) fn steer_share(&mut self, permille: u16) {
-        self.tell_share();
+        self.report_share();
         let slot = self.processes.successor().map(|process| process.slot);
         let (Some(listening), Some(slot)) = (&mut self.listening, slot) else { return };
         if let Err(error) = listening.steer_share(slot, permille) {
@@ -38,17 +38,17 @@ impl Service {
             self.problems.slots_unusable(&error);
         }
         tracing::info!(permille, "a share of the new connections goes to the new process");
-        self.monitor.measured = Some(Measured::default());
+        self.monitor.measured = Some(ShareMeasurement::default());
         let step = (self.machine.handoff(), self.machine.shares());
         spawn_local(count(self.inputs.clone(), self.lanes.counts.clone(), self.shared_addresses(), step));
     }
 
     /// Reports how many connections the successor got in the current step, if there is one: it is over.
-    pub(in crate::supervisor) fn tell_share(&mut self) {
+    pub(in crate::supervisor) fn report_share(&mut self) {
         let Some(measured) = self.monitor.measured.take() else { return };
-        let told = measured.to_string();
-        tracing::info!("{told}");
-        self.tell_progress("canary", self.operations.timeline().age_us(), Some(told));
+        let text = measured.to_string();
+        tracing::info!("{text}");
+        self.report_progress("canary", self.operations.timeline().age_us(), Some(text));
     }
 
     /// Describes the current phase for users.
@@ -74,20 +74,20 @@ impl Service {
         addresses.filter(|address| !matches!(address, ListenAddress::Unix(_))).collect()
     }
 
-    fn is_in_step(&self, (handoff, shares): Step) -> bool {
+    fn is_in_step(&self, (handoff, shares): ShareStep) -> bool {
         let machine = &self.machine;
         machine.phase() == Phase::Canary && (machine.handoff(), machine.shares()) == (handoff, shares)
     }
 
     /// The pids of the incumbent and of the successor, as long as the step lasts.
-    pub(in crate::supervisor) fn sharing(&self, step: Step) -> Option<[Option<u32>; 2]> {
+    pub(in crate::supervisor) fn sharing_pids(&self, step: ShareStep) -> Option<[Option<u32>; 2]> {
         let pids = [self.processes.incumbent(), self.processes.successor()]
             .map(|process| process.map(|process| process.pid()));
         self.is_in_step(step).then_some(pids)
     }
 
     /// Records how many connections each of them got.
-    pub(in crate::supervisor) fn note_measured(&mut self, step: Step, measured: Measured) {
+    pub(in crate::supervisor) fn note_measured(&mut self, step: ShareStep, measured: ShareMeasurement) {
         if self.is_in_step(step) {
             self.monitor.measured = Some(measured);
         }
@@ -96,23 +96,23 @@ impl Service {
 
 /// Counts until the step is over. If the connections cannot be counted, nothing is reported: the step does not depend
 /// on it.
-async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: Step) {
-    let Ok(Ok(mut tally)) = lane.run(move || ConnectionCounter::begin(&addresses)).await else { return };
+async fn count(inputs: Inputs, lane: Lane, addresses: Vec<ListenAddress>, step: ShareStep) {
+    let Ok(Ok(mut counter)) = lane.run(move || ConnectionCounter::begin(&addresses)).await else { return };
     loop {
-        sleep(LOOK_EVERY).await;
-        let Some(roots) = inputs.ask(|reply| Input::Sharing(step, reply)).await.flatten() else { return };
+        sleep(COUNT_INTERVAL).await;
+        let Some(roots) = inputs.ask(|reply| Input::SharingPids(step, reply)).await.flatten() else { return };
         let counted = lane.run(move || {
             let trees = roots.map(|root| root.map(tree_of).unwrap_or_default());
-            let counts = tally.look([&trees[0], &trees[1]]);
-            (tally, counts)
+            let counts = counter.poll([&trees[0], &trees[1]]);
+            (counter, counts)
         });
         let Ok((same, Ok(counts))) = counted.await else { return };
-        tally = same;
-        inputs.send(Input::Measured(step, Measured { counts }));
+        counter = same;
+        inputs.send(Input::Measured(step, ShareMeasurement { counts }));
     }
 }
 
-impl std::fmt::Display for Measured {
+impl std::fmt::Display for ShareMeasurement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [old, new] = self.counts;
         match old + new {
@@ -141,9 +141,9 @@ mod tests {
 
     #[test]
     fn what_was_measured_is_told_in_percent() {
-        assert_eq!(Measured::default().to_string(), "no new connection was seen");
-        let told = Measured { counts: [950, 50] }.to_string();
-        assert_eq!(told, "50 of 1000 new connections seen went to the new version (5%)");
+        assert_eq!(ShareMeasurement::default().to_string(), "no new connection was seen");
+        let text = ShareMeasurement { counts: [950, 50] }.to_string();
+        assert_eq!(text, "50 of 1000 new connections seen went to the new version (5%)");
         assert_eq!(percent(1, 3), "33.3%");
         assert_eq!(percent(1_000, 1_000), "100%");
     }

@@ -21,9 +21,9 @@ use crate::sys::lock_users::{LockUsers, open_file_named};
 use crate::sys::process::tree_of;
 
 /// A process that gets its lock at once has it by then.
-const PATIENCE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_millis(500);
 /// A look at files that takes longer is abandoned: their file system hangs.
-const LOOK_WITHIN: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Watches a process that was asked to begin: in exclusive mode it now takes the lock of its data.
@@ -35,20 +35,20 @@ impl Service {
     }
 
     /// The process that is taking its lock, if it begins in this handoff.
-    pub(in crate::supervisor) fn beginner(&self, id: HandoffId) -> Option<u32> {
+    pub(in crate::supervisor) fn lock_taker(&self, id: HandoffId) -> Option<u32> {
         let begins = self.machine.phase() == Phase::Beginning && self.machine.handoff() == id;
         self.processes.successor().filter(|_| begins).map(|process| process.pid())
     }
 
     /// Records that another process keeps this one from its lock.
-    pub(in crate::supervisor) fn note_lock_trouble(&mut self, id: HandoffId, pid: u32, trouble: String) {
-        if self.beginner(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
+    pub(in crate::supervisor) fn note_lock_conflict(&mut self, id: HandoffId, pid: u32, trouble: String) {
+        if self.lock_taker(id) == Some(pid) && self.problems.lock_is_held(trouble.clone()) {
             tracing::warn!(pid, trouble, "the new process waits");
         }
     }
 
     /// What keeps a process from its lock, as long as that matters.
-    pub(in crate::supervisor) fn shown_lock_trouble(&self) -> Option<String> {
+    pub(in crate::supervisor) fn shown_lock_conflict(&self) -> Option<String> {
         let matters = matches!(self.machine.phase(), Phase::Beginning | Phase::Reaping | Phase::Resuming);
         let trouble = self.problems.lock().filter(|_| matters);
         trouble.map(|trouble| format!("The new process waits: {trouble}."))
@@ -67,7 +67,7 @@ pub(in crate::supervisor) async fn check_queue(handle: &Handle) -> Result<(), Er
             .map(|process| (service.name.clone(), process.pid()))
     });
     let Some((name, pid)) = found else { return Ok(()) };
-    let Some(stranger) = look(move || queued(pid)).await else { return Ok(()) };
+    let Some(stranger) = run_in_thread(move || queued(pid)).await else { return Ok(()) };
     let message = format!(
         "{stranger} waits for the lock of the data of {:?}: it would get it in an upgrade, in the place of the new process.",
         name.as_str()
@@ -81,25 +81,25 @@ pub(in crate::supervisor) async fn check_queue(handle: &Handle) -> Result<(), Er
 
 async fn watch(inputs: Inputs, id: HandoffId) {
     loop {
-        sleep(PATIENCE).await;
-        let Some(pid) = inputs.ask(|reply| Input::Beginner(id, reply)).await.flatten() else { return };
-        if let Some(trouble) = look(move || trouble(pid)).await {
-            inputs.send(Input::LockTrouble(id, pid, trouble));
+        sleep(GRACE).await;
+        let Some(pid) = inputs.ask(|reply| Input::LockTaker(id, reply)).await.flatten() else { return };
+        if let Some(trouble) = run_in_thread(move || lock_conflict(pid)).await {
+            inputs.send(Input::LockConflict(id, pid, trouble));
         }
     }
 }
 
-/// Runs `look` in a thread of its own: if a file system hangs, only that thread does.
-async fn look<T: Send + 'static>(look: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+/// Runs `inspect` in a thread of its own: if a file system hangs, only that thread does.
+async fn run_in_thread<T: Send + 'static>(inspect: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let thread =
-        std::thread::Builder::new().name("handoff-lock".to_owned()).spawn(move || sender.send(look()));
+        std::thread::Builder::new().name("handoff-lock".to_owned()).spawn(move || sender.send(inspect()));
     thread.ok()?;
-    timeout(LOOK_WITHIN, receiver).await.ok()?.ok()?
+    timeout(CHECK_TIMEOUT, receiver).await.ok()?.ok()?
 }
 
 /// The holder of the lock that this process waits for.
-fn trouble(pid: u32) -> Option<String> {
+fn lock_conflict(pid: u32) -> Option<String> {
     let path = open_file_named(pid, LOCK_FILE)?;
     let (users, own) = (LockUsers::of(&path), tree_of(pid));
     if !users.waiters.iter().any(|user| own.contains(&user.pid)) {

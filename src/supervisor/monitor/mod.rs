@@ -6,7 +6,7 @@ mod lock_watch;
 mod probing;
 mod watchdog;
 
-pub(in crate::supervisor) use canary::{Measured, Step};
+pub(in crate::supervisor) use canary::{ShareMeasurement, ShareStep};
 pub(in crate::supervisor) use lock_watch::check_queue;
 
 use handoff_protocol::ids::HandoffId;
@@ -21,14 +21,14 @@ pub(in crate::supervisor) struct Monitor {
     /// Why the watchdog kills the serving process.
     kill_reason: Option<String>,
     /// The measured share of the successor.
-    measured: Option<Measured>,
+    measured: Option<ShareMeasurement>,
     /// The handoff whose probe has opened the last route.
     route_owner: Option<HandoffId>,
 }
 
 impl Monitor {
     /// Forgets why a process was to be killed: another one serves now.
-    pub(in crate::supervisor) fn spare(&mut self) {
+    pub(in crate::supervisor) fn clear_kill_reason(&mut self) {
         self.kill_reason = None;
     }
 

@@ -66,9 +66,9 @@ async fn until_it_passes(
     inputs: &Inputs,
     id: HandoffId,
 ) -> Result<(), String> {
-    let mut way = WayIn::new(inputs, id);
+    let mut access = ProbeConnector::new(inputs, id);
     loop {
-        let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut way).await {
+        let found = match attempt(&probe.check, Duration::from_millis(probe.timeout_ms), &mut access).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure.to_string(),
         };
@@ -82,11 +82,11 @@ async fn until_it_passes(
 }
 
 /// The route to the process that is probed.
-pub(in crate::supervisor) struct WayIn<'a> {
+pub(in crate::supervisor) struct ProbeConnector<'a> {
     inputs: &'a Inputs,
     id: HandoffId,
     /// The last connection.
-    last: Option<ConnectionIdentity>,
+    connection: Option<ConnectionIdentity>,
     waiting: Option<Box<dyn Connection>>,
 }
 
@@ -98,13 +98,13 @@ enum ConnectionIdentity {
     Unix(u32),
 }
 
-impl<'a> WayIn<'a> {
+impl<'a> ProbeConnector<'a> {
     pub(in crate::supervisor) fn new(inputs: &'a Inputs, id: HandoffId) -> Self {
-        Self { inputs, id, last: None, waiting: None }
+        Self { inputs, id, connection: None, waiting: None }
     }
 }
 
-impl ProcessAccess for WayIn<'_> {
+impl ProcessAccess for ProbeConnector<'_> {
     async fn connect(&mut self, listener: &str) -> Result<Box<dyn Connection>, Failure> {
         let no_way = |error| Failure::Untried(format!("there is no way to {listener}: {error}"));
         let nobody = || Failure::Untried("no process is probed any more".into());
@@ -122,7 +122,7 @@ impl ProcessAccess for WayIn<'_> {
     }
 
     fn stage(&mut self) -> io::Result<AcceptStage> {
-        match self.last {
+        match self.connection {
             Some(ConnectionIdentity::Tcp(own, server)) => Census::stage(own, server),
             Some(ConnectionIdentity::Unix(inode)) => Census::stage_of_unix(inode),
             None => Ok(AcceptStage::Gone),
@@ -134,24 +134,24 @@ impl ProcessAccess for WayIn<'_> {
     }
 
     async fn surroundings(&self) -> CommandEnvironment {
-        let asked = self.inputs.ask(Input::Surroundings).await;
+        let asked = self.inputs.ask(Input::CommandEnvironment).await;
         asked.unwrap_or_else(|| CommandEnvironment { variables: Vec::new(), working_dir: "/".into() })
     }
 }
 
-impl WayIn<'_> {
+impl ProbeConnector<'_> {
     async fn connect_by(&mut self, route: ProbeRoute) -> io::Result<Box<dyn Connection>> {
         match route.target().clone() {
             ProbeTarget::Ip(server) => {
                 let socket = TcpSocket::from_std_stream(route.into_socket().into());
                 let stream = socket.connect(server).await?;
-                self.last = Some(ConnectionIdentity::Tcp(stream.local_addr()?, server));
+                self.connection = Some(ConnectionIdentity::Tcp(stream.local_addr()?, server));
                 Ok(Box::new(stream))
             }
             ProbeTarget::Unix(path) => {
                 let stream = UnixStream::connect(path).await?;
                 let inode = u32::try_from(inode(&stream)?).map_err(io::Error::other)?;
-                self.last = Some(ConnectionIdentity::Unix(inode));
+                self.connection = Some(ConnectionIdentity::Unix(inode));
                 Ok(Box::new(stream))
             }
         }

@@ -8,7 +8,7 @@ use handoff_protocol::supervisor::{Event, Phase, WatchReason};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
-use super::probing::WayIn;
+use super::probing::ProbeConnector;
 use crate::config::{ErrorCount, ListenAddress, Liveness, Probe};
 use crate::hooks::Command;
 use crate::journal::unix_ms;
@@ -20,7 +20,7 @@ use crate::sys::process::{children_of, is_frozen};
 /// The watch over a process. It ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Watchdog {
-    over: (HandoffId, WatchReason),
+    watched: (HandoffId, WatchReason),
     task: AbortHandle,
 }
 
@@ -46,16 +46,16 @@ impl Service {
     /// Watches the process that the machine names now, and no other. Findings arrive as events.
     pub(in crate::supervisor) fn adjust_watchdog(&mut self) {
         let wanted = self.machine.watched();
-        if self.monitor.watchdog.as_ref().map(|watchdog| watchdog.over) == wanted {
+        if self.monitor.watchdog.as_ref().map(|watchdog| watchdog.watched) == wanted {
             return;
         }
         self.monitor.watchdog = wanted.map(|over @ (id, watch)| {
-            let task = spawn_local(watch_over(self.inputs.clone(), id, self.look(watch)));
-            Watchdog { over, task: task.abort_handle() }
+            let task = spawn_local(watch_over(self.inputs.clone(), id, self.settings_for(watch)));
+            Watchdog { watched: over, task: task.abort_handle() }
         });
     }
 
-    fn look(&self, watch: WatchReason) -> WatchdogSettings {
+    fn settings_for(&self, watch: WatchReason) -> WatchdogSettings {
         let trial = &self.config.trial;
         let (interval_ms, failures, errors) = match watch {
             WatchReason::Share(_) | WatchReason::Probation => {
@@ -95,7 +95,7 @@ impl Service {
     }
 
     /// Checks what can be seen of the watched process. An error says why it is unwell.
-    pub(in crate::supervisor) fn look_at_watched(&mut self) -> Result<(), Failure> {
+    pub(in crate::supervisor) fn check_watched(&mut self) -> Result<(), Failure> {
         if let Some(pid) = self.stopped() {
             return Err(Failure::Unwell(format!("the process {pid} is stopped, by a signal or a debugger")));
         }
@@ -108,7 +108,7 @@ impl Service {
 
     /// Condemns an unwell process, unless another one is watched by now.
     pub(in crate::supervisor) fn condemn(&mut self, id: HandoffId, watch: WatchReason, why: String) {
-        if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.over != (id, watch)) {
+        if self.monitor.watchdog.as_ref().is_none_or(|watchdog| watchdog.watched != (id, watch)) {
             return;
         }
         if watch == WatchReason::Liveness
@@ -122,49 +122,49 @@ impl Service {
     }
 }
 
-async fn watch_over(inputs: Inputs, id: HandoffId, look: WatchdogSettings) {
+async fn watch_over(inputs: Inputs, id: HandoffId, settings: WatchdogSettings) {
     let mut failures = 0;
-    let mut way = WayIn::new(&inputs, id);
+    let mut access = ProbeConnector::new(&inputs, id);
     let why = loop {
-        sleep(Duration::from_millis(look.interval_ms)).await;
-        let found = match look_once(&inputs, &look, &mut way).await {
+        sleep(Duration::from_millis(settings.interval_ms)).await;
+        let found = match check_once(&inputs, &settings, &mut access).await {
             Ok(None) => {
                 failures = 0;
                 continue;
             }
             Ok(Some(too_many)) => break too_many,
-            Err(Failure::Untried(found)) if look.watch == WatchReason::Liveness => {
-                tracing::warn!(service = %look.service, found, "it cannot be looked whether the process serves");
+            Err(Failure::Untried(found)) if settings.watch == WatchReason::Liveness => {
+                tracing::warn!(service = %settings.service, found, "it cannot be looked whether the process serves");
                 continue;
             }
             Err(Failure::Untried(found) | Failure::Unwell(found) | Failure::Reset(found)) => found,
         };
         failures += 1;
-        tracing::warn!(service = %look.service, failures, found, "the process that is watched is not well");
-        if failures >= look.failures {
+        tracing::warn!(service = %settings.service, failures, found, "the process that is watched is not well");
+        if failures >= settings.failures {
             break format!("{found} ({failures} in a row)");
         }
     };
-    inputs.send(Input::Condemned(id, look.watch, why));
+    inputs.send(Input::Condemned(id, settings.watch, why));
 }
 
 /// Checks the process once. An error says why it is unwell; `Some` says that there were too many errors, which
 /// condemns it at once.
-async fn look_once(
+async fn check_once(
     inputs: &Inputs,
-    look: &WatchdogSettings,
-    way: &mut WayIn<'_>,
+    settings: &WatchdogSettings,
+    access: &mut ProbeConnector<'_>,
 ) -> Result<Option<String>, Failure> {
-    inputs.ask(Input::Look).await.unwrap_or(Ok(()))?;
-    if let Some(probe) = &look.probe {
-        attempt(&probe.check, Duration::from_millis(probe.timeout_ms), way)
+    inputs.ask(Input::CheckWatched).await.unwrap_or(Ok(()))?;
+    if let Some(probe) = &settings.probe {
+        attempt(&probe.check, Duration::from_millis(probe.timeout_ms), access)
             .await
             .map_err(|failure| failure.map(|found| format!("the probe failed: {found}")))?;
     }
-    let Some(ErrorCount { command, max }) = &look.errors else { return Ok(None) };
-    let CommandEnvironment { mut variables, working_dir } = way.surroundings().await;
-    variables.push(("HANDOFF_SINCE".to_owned(), look.since_unix_s.to_string()));
-    let command = Command { argv: command.clone(), limit_ms: look.interval_ms.max(ERRORS_WITHIN_MS) };
+    let Some(ErrorCount { command, max }) = &settings.errors else { return Ok(None) };
+    let CommandEnvironment { mut variables, working_dir } = access.surroundings().await;
+    variables.push(("HANDOFF_SINCE".to_owned(), settings.since_unix_s.to_string()));
+    let command = Command { argv: command.clone(), limit_ms: settings.interval_ms.max(ERRORS_WITHIN_MS) };
     let number = measure(&command, &variables, &working_dir)
         .await
         .map_err(|why| Failure::Untried(format!("its errors cannot be counted: {why}")))?;

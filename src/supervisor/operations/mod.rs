@@ -32,7 +32,7 @@ pub(in crate::supervisor) struct Operations {
 
 /// What a request has replaced. It is restored if the machine refuses the request.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Before {
+pub(in crate::supervisor) struct EarlierOperation {
     timeline: Timeline,
     shown: (&'static str, u8),
     completes: bool,
@@ -54,10 +54,10 @@ impl Operations {
     }
 
     /// Prepares a request to the machine, and restarts the clock.
-    pub(in crate::supervisor) fn request_begins(&mut self, operation: Operation) -> Before {
+    pub(in crate::supervisor) fn request_begins(&mut self, operation: Operation) -> EarlierOperation {
         self.incoming = Some(operation);
         self.was_refused = false;
-        Before {
+        EarlierOperation {
             timeline: std::mem::replace(&mut self.timeline, Timeline::begin()),
             shown: std::mem::take(&mut self.shown),
             completes: std::mem::take(&mut self.completes),
@@ -66,10 +66,10 @@ impl Operations {
 
     /// Finishes a request to the machine. Returns `false` if it was refused: then the operation in progress
     /// continues, with its clock and its phases.
-    pub(in crate::supervisor) fn request_ended(&mut self, before: Before) -> bool {
+    pub(in crate::supervisor) fn request_ended(&mut self, before: EarlierOperation) -> bool {
         self.under_way.extend(self.incoming.take());
         if self.was_refused {
-            let Before { timeline, shown, completes } = before;
+            let EarlierOperation { timeline, shown, completes } = before;
             (self.timeline, self.shown, self.completes) = (timeline, shown, completes);
         }
         !self.was_refused
@@ -102,12 +102,12 @@ impl Operations {
     }
 
     /// Records an operation that an earlier daemon had committed, and that may be undone.
-    pub(in crate::supervisor) fn was_committed_before(&mut self, entry: Entry) {
+    pub(in crate::supervisor) fn keep_committed_entry(&mut self, entry: Entry) {
         self.committed_before = Some(entry);
     }
 
     /// That operation, once.
-    pub(in crate::supervisor) fn take_committed_before(&mut self) -> Option<Entry> {
+    pub(in crate::supervisor) fn take_committed_entry(&mut self) -> Option<Entry> {
         self.committed_before.take()
     }
 
@@ -140,20 +140,20 @@ impl Operations {
     }
 
     /// What the history records of them.
-    pub(in crate::supervisor) fn asked(&self) -> impl Iterator<Item = &RequestedOperation> {
-        self.all().filter_map(|operation| operation.asked.as_ref())
+    pub(in crate::supervisor) fn requested(&self) -> impl Iterator<Item = &RequestedOperation> {
+        self.all().filter_map(|operation| operation.requested.as_ref())
     }
 
-    pub(in crate::supervisor) fn asked_mut(&mut self) -> impl Iterator<Item = &mut RequestedOperation> {
+    pub(in crate::supervisor) fn requested_mut(&mut self) -> impl Iterator<Item = &mut RequestedOperation> {
         let all = self.under_way.iter_mut().chain(&mut self.incoming);
-        all.filter_map(|operation| operation.asked.as_mut())
+        all.filter_map(|operation| operation.requested.as_mut())
     }
 
     /// Answers all operations in progress, which have ended.
     pub(in crate::supervisor) fn answer_all(&mut self, answer: &Result<api::Outcome, Error>) {
         for operation in self.under_way.drain(..).chain(self.incoming.take()) {
             let mut answer = answer.clone();
-            if let (Ok(outcome), Some(asked)) = (&mut answer, &operation.asked) {
+            if let (Ok(outcome), Some(asked)) = (&mut answer, &operation.requested) {
                 (outcome.took_us, outcome.phases) = asked.times(&self.timeline);
             }
             // The client may have hung up.
@@ -164,7 +164,7 @@ impl Operations {
     /// How long the operation in progress has taken so far, and its phases: since the first client asked for it, or
     /// since it began without a client.
     pub(in crate::supervisor) fn times(&self) -> (u64, Vec<api::PhaseTime>) {
-        let times = self.asked().next().map(|asked| asked.times(&self.timeline));
+        let times = self.requested().next().map(|asked| asked.times(&self.timeline));
         times.unwrap_or_else(|| (self.timeline.took_us(), self.timeline.phases()))
     }
 

@@ -27,13 +27,13 @@ use crate::supervisor::service::Service;
 /// Maximum number of entries that wait for a disk that takes none.
 const WAITING_MAX: usize = 50;
 /// How long a caller waits for a disk that hangs.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is known of an operation when it is requested. The history reports it when the operation has ended.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct RequestedOperation {
-    pub(in crate::supervisor) what: history::Operation,
-    pub(in crate::supervisor) by: Caller,
+    pub(in crate::supervisor) operation: history::Operation,
+    pub(in crate::supervisor) requester: Caller,
     /// The version that the new binary reports.
     pub(in crate::supervisor) version: Option<String>,
     /// The phases before the machine was asked, counted from the request.
@@ -50,8 +50,8 @@ impl RequestedOperation {
     /// A request that is made now.
     pub(in crate::supervisor) fn new(what: history::Operation, by: Caller) -> Self {
         Self {
-            what,
-            by,
+            operation: what,
+            requester: by,
             version: None,
             before: Vec::new(),
             at_unix_ms: unix_ms(),
@@ -162,14 +162,14 @@ impl Recorder {
                 written.await;
             }
         };
-        let _ = timeout(PATIENCE, flushed).await;
+        let _ = timeout(TIMEOUT, flushed).await;
     }
 
     /// The last `limit` entries, newest last, including those that could not be written.
     pub(in crate::supervisor) async fn read(&self, limit: usize) -> Vec<Entry> {
         self.flushed().await;
         let directory = self.directory.clone();
-        let found = timeout(PATIENCE, self.lane.run(move || History::read(&directory, limit))).await;
+        let found = timeout(TIMEOUT, self.lane.run(move || History::read(&directory, limit))).await;
         let mut entries = found.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or_default();
         self.queue.entries.borrow().iter().for_each(|entry| history::put(&mut entries, entry.clone()));
         entries.drain(..entries.len().saturating_sub(limit));
@@ -201,13 +201,13 @@ impl Recorder {
 impl Service {
     /// The version that was last committed.
     pub(in crate::supervisor) fn current_version(&self) -> Option<Version> {
-        self.current_binary().map(|binary| self.told_version(binary))
+        self.current_binary().map(|binary| self.history_version(binary))
     }
 
     /// Records what runs now as the version that the operation starts from.
     pub(in crate::supervisor) fn record_request(&self, operation: &mut Operation) {
-        if let Some(asked) = &mut operation.asked
-            && asked.what != history::Operation::Start
+        if let Some(asked) = &mut operation.requested
+            && asked.operation != history::Operation::Start
         {
             asked.from = self.current_version();
         }
@@ -216,8 +216,8 @@ impl Service {
     /// Records that the operations in progress are about to start a process of this binary.
     pub(in crate::supervisor) fn record_launch(&mut self, id: HandoffId, binary: &Binary) {
         let mut begun = Vec::new();
-        let to = self.told_version(binary);
-        for asked in self.operations.asked_mut() {
+        let to = self.history_version(binary);
+        for asked in self.operations.requested_mut() {
             if asked.id.is_some() {
                 continue;
             }
@@ -232,7 +232,7 @@ impl Service {
 
     /// Records the end of the operations in progress.
     pub(in crate::supervisor) fn record_end(&self, ending: Ending, reason: Option<&str>) {
-        for asked in self.operations.asked() {
+        for asked in self.operations.requested() {
             self.operations.recorder().append(self.entry(asked, ending, reason));
         }
     }
@@ -253,11 +253,11 @@ impl Service {
         Entry {
             id: asked.id.unwrap_or_else(|| self.machine.handoff()),
             service: self.name.clone(),
-            operation: asked.what,
+            operation: asked.operation,
             mode: self.config.mode,
             from: asked.from.clone(),
-            to: asked.to.clone().or_else(|| (asked.what != history::Operation::Stop).then(candidate)),
-            by: asked.by.clone(),
+            to: asked.to.clone().or_else(|| (asked.operation != history::Operation::Stop).then(candidate)),
+            by: asked.requester.clone(),
             at: asked.at_unix_ms,
             took_us,
             phases,
@@ -291,7 +291,7 @@ impl Service {
         let read = move || History::read(&directory, ENTRIES_MAX).unwrap_or_default();
         let entries = self.wait_for_history(read).unwrap_or_default();
         for entry in entries.iter().filter(|entry| entry.outcome == Ending::UnderWay).cloned() {
-            if self.is_told_of(entry.id) {
+            if self.is_recorded_here(entry.id) {
                 continue;
             }
             if under_way == Some(entry.id) {
@@ -311,7 +311,7 @@ impl Service {
                 ended.phases = Vec::new();
                 ended.took_us = at_unix_ms.saturating_sub(ended.at).saturating_mul(1_000);
                 ended.generation = generation;
-                self.operations.was_committed_before(ended.clone());
+                self.operations.keep_committed_entry(ended.clone());
             }
             self.operations.recorder().append(ended);
         }
@@ -320,7 +320,7 @@ impl Service {
 
     /// Records that the recovery undoes an operation of an earlier daemon, which had committed it.
     pub(in crate::supervisor) fn record_undone(&mut self) {
-        let Some(entry) = self.operations.take_committed_before() else { return };
+        let Some(entry) = self.operations.take_committed_entry() else { return };
         let generation = self.journal.standing().generation().next();
         let reason = Some(LOST_UNDONE.to_owned());
         let undone = Entry { outcome: Ending::RolledBack, reason, generation, ..entry };
@@ -330,13 +330,13 @@ impl Service {
     /// Works on the history files, in their lane. Blocks only for a moment.
     fn wait_for_history<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let what = self.shared.dirs.service_state(&self.name).display().to_string();
-        self.lanes.history.wait(PATIENCE, &what, work).ok()
+        self.lanes.history.wait(TIMEOUT, &what, work).ok()
     }
 
     /// Whether this daemon records the attempt itself, so it is not left over from an earlier one.
-    fn is_told_of(&self, id: HandoffId) -> bool {
+    fn is_recorded_here(&self, id: HandoffId) -> bool {
         let waits = |recorder: &Recorder| recorder.queue.entries.borrow().iter().any(|entry| entry.id == id);
-        self.operations.asked().any(|asked| asked.id == Some(id)) || waits(self.operations.recorder())
+        self.operations.requested().any(|asked| asked.id == Some(id)) || waits(self.operations.recorder())
     }
 
     /// Records an attempt that an earlier daemon was about to begin, if none of the entries covers it. If the journal
@@ -374,8 +374,8 @@ fn resumed(entry: Entry) -> Operation {
     let ago = Duration::from_millis(unix_ms().saturating_sub(entry.at));
     let (reply, _) = oneshot::channel();
     let asked = RequestedOperation {
-        what: entry.operation,
-        by: entry.by,
+        operation: entry.operation,
+        requester: entry.by,
         version: entry.to.as_ref().and_then(|to| to.version.clone()),
         before: entry.phases,
         at_unix_ms: entry.at,
@@ -384,7 +384,7 @@ fn resumed(entry: Entry) -> Operation {
         from: entry.from,
         to: entry.to,
     };
-    Operation { reply, progress: None, asked: Some(asked) }
+    Operation { reply, progress: None, requested: Some(asked) }
 }
 
 /// The generation that a handoff has become, and when. `None` if it was not committed, or was undone.

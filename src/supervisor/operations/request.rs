@@ -39,7 +39,7 @@ impl UpgradeLimits {
 
 impl Service {
     /// Carries out an order. `operation` gets the answer, at once if the order is refused.
-    pub(in crate::supervisor) fn order(&mut self, order: OperationRequest, operation: Operation) {
+    pub(in crate::supervisor) fn perform_request(&mut self, order: OperationRequest, operation: Operation) {
         match order {
             OperationRequest::Start => self.ask(Request::Start, None, operation),
             OperationRequest::Stop => self.ask(Request::Stop, None, operation),

@@ -15,7 +15,7 @@ pub(in crate::supervisor) struct Operation {
     pub(in crate::supervisor) reply: oneshot::Sender<Result<api::Outcome, Error>>,
     pub(in crate::supervisor) progress: Option<ProgressSink>,
     /// What the history records of it. `None` if it only calls off another operation.
-    pub(in crate::supervisor) asked: Option<RequestedOperation>,
+    pub(in crate::supervisor) requested: Option<RequestedOperation>,
 }
 
 /// The clock of the operation in progress.
@@ -25,7 +25,7 @@ pub(in crate::supervisor) struct Timeline {
     phases: Vec<(String, u64)>,
     sealed_at: Option<Instant>,
     /// The process that served when it began, and the process of its program.
-    old: Option<(u32, Option<u32>)>,
+    old_process: Option<(u32, Option<u32>)>,
     /// The connections of that process when it was asked to end.
     connections: Option<api::Connections>,
     /// Datagrams that no program has read.
@@ -36,7 +36,7 @@ pub(in crate::supervisor) struct Timeline {
     /// When the outcome was decided. After that only the old process leaves.
     decided_us: Option<u64>,
     /// When the end was reported, so that all clients get the same durations.
-    told_us: Option<u64>,
+    reported_us: Option<u64>,
 }
 
 impl Timeline {
@@ -45,13 +45,13 @@ impl Timeline {
             began: Instant::now(),
             phases: Vec::new(),
             sealed_at: None,
-            old: None,
+            old_process: None,
             connections: None,
             lost: 0,
             without_room: Cell::default(),
             gap_us: None,
             decided_us: None,
-            told_us: None,
+            reported_us: None,
         }
     }
 
@@ -79,12 +79,12 @@ impl Timeline {
 
     /// Records the serving process, and the process of its program. Only the first call counts.
     pub(in crate::supervisor) fn note_old(&mut self, pid: u32, program: Option<u32>) {
-        self.old.get_or_insert((pid, program));
+        self.old_process.get_or_insert((pid, program));
     }
 
     /// Whether another process serves than at the beginning.
     pub(in crate::supervisor) fn is_another(&self, pid: u32, program: Option<u32>) -> bool {
-        self.old.is_some_and(|old| old != (pid, program))
+        self.old_process.is_some_and(|old| old != (pid, program))
     }
 
     /// Records the connections that the old process had when it was asked to end.
@@ -133,8 +133,8 @@ impl Timeline {
     }
 
     /// Records that the end is reported: the last phase lasts until now.
-    pub(in crate::supervisor) fn told(&mut self) {
-        self.told_us = Some(self.age_us());
+    pub(in crate::supervisor) fn reported(&mut self) {
+        self.reported_us = Some(self.age_us());
     }
 
     /// Records that the outcome is not decided after all.
@@ -157,7 +157,7 @@ impl Timeline {
             .iter()
             .skip(1)
             .map(|(_, started)| *started)
-            .chain([self.told_us.unwrap_or_else(|| self.age_us())]);
+            .chain([self.reported_us.unwrap_or_else(|| self.age_us())]);
         let times = self.phases.iter().zip(ends).map(|((phase, started_us), end)| api::PhaseTime {
             phase: phase.clone(),
             started_us: *started_us,

@@ -13,7 +13,7 @@ use crate::config::{self, StopSignal, format_duration_ms};
 use crate::control::api::{Kill, Killed};
 use crate::control::{Error, Kind, signal_names, signal_of};
 use crate::shim::{self, killed};
-use crate::supervisor::service::{Service, phase_of};
+use crate::supervisor::service::Service;
 use crate::sys::clock::as_ms;
 use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
 
@@ -35,7 +35,7 @@ impl Service {
             ToService::Abort(_) => process.asked_to_end(),
             // The serving process learns from this that it stays.
             ToService::Commit(_)
-                if !self.processes.incumbent().is_some_and(|one| one.serial == process.serial) =>
+                if !self.processes.incumbent().is_some_and(|one| one.token == process.token) =>
             {
                 process.asked_to_end();
             }
@@ -143,7 +143,7 @@ impl Service {
         if !self.config.adapter.is_foreign() {
             return None;
         }
-        if self.over(process).is_some() {
+        if self.main_exit(process).is_some() {
             return None;
         }
         let path = self.file_of_shim(process.handoff, shim::PID);
@@ -154,20 +154,20 @@ impl Service {
     }
 
     /// How the main process of a program has ended whose other processes are still ending. A clause.
-    fn over(&self, process: &Process) -> Option<String> {
+    fn main_exit(&self, process: &Process) -> Option<String> {
         let is_shim = self.config.adapter.is_foreign();
-        is_shim.then(|| shim::is_over(&self.shared.dirs.adopt_socket(process.handoff))).flatten()
+        is_shim.then(|| shim::main_exit(&self.shared.dirs.adopt_socket(process.handoff))).flatten()
     }
 
     /// The same, of the serving program.
-    pub(in crate::supervisor) fn incumbent_over(&self) -> Option<String> {
-        self.processes.incumbent().and_then(|process| self.over(process))
+    pub(in crate::supervisor) fn incumbent_main_exit(&self) -> Option<String> {
+        self.processes.incumbent().and_then(|process| self.main_exit(process))
     }
 
     /// The same, as sentences.
-    pub(in crate::supervisor) fn shown_over(&self) -> Option<String> {
+    pub(in crate::supervisor) fn shown_main_exit(&self) -> Option<String> {
         let process = self.processes.incumbent()?;
-        let how = self.over(process)?;
+        let how = self.main_exit(process)?;
         let left = tree_of(process.pid()).into_iter().filter(|pid| *pid != process.pid()).collect();
         Some(format!(
             "The main {how}. What is left of the program has its stop signal, and up to {} to end; then the service is started \
@@ -175,23 +175,6 @@ impl Service {
             format_duration_ms(self.config.stop_grace_ms),
             shim::named(&left)
         ))
-    }
-
-    /// The error if it is too late to cancel, or there is nothing to cancel.
-    pub(in crate::supervisor) fn nothing_to_cancel(&self) -> Error {
-        let message = format!(
-            "Nothing that can be cancelled is under way for {:?}: {}.",
-            self.name.as_str(),
-            phase_of(self.machine.phase(), self.machine.incumbent())
-        );
-        let hint = match self.machine.phase() {
-            Phase::Sealing => format!(
-                "Its old program has been told to end, so the upgrade goes forward; to go back then: handoff rollback {}",
-                self.name
-            ),
-            _ => format!("To see what it does: handoff status {}", self.name),
-        };
-        Error::new(Kind::NothingToCancel, message, hint)
     }
 
     /// What keeps a starting program from its listeners, or the old one from its end, as its shim reports.

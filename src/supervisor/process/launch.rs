@@ -46,7 +46,7 @@ impl Service {
         let (hashes, store) = (self.shared.hashes.clone(), Arc::clone(self.versions.store()));
         let version = stored.as_ref().map(|(_, version)| version.clone());
         let (instead, named_by_file) = (self.instead(target), self.config.binary.clone());
-        let (named, looks) = (instead.clone(), self.lanes.looks.clone());
+        let (named, looks) = (instead.clone(), self.lanes.comparisons.clone());
         // A candidate was checked when it was requested.
         let is_known = target == Target::Committed;
         let in_place = is_known.then(|| self.in_place(&path, &self.config.binary)).flatten();
@@ -61,7 +61,7 @@ impl Service {
         spawn_local(async move {
             let found = found.await.and_then(|found| found);
             if let (Ok((false, _)), Some((_, version))) = (&found, &stored) {
-                let put_back = restorer.put_back(version.clone()).await;
+                let put_back = restorer.restore_version(version.clone()).await;
                 tracing::error!("{}", put_back.unwrap_or_else(|error| error));
             }
             let binary = found.map(|(_, found)| found.or(stored.map(|(binary, _)| binary)));
@@ -71,7 +71,7 @@ impl Service {
             {
                 inputs.send(Input::Origin(origin));
             }
-            inputs.send(Input::Found(LocatedProgram { id, target, path, binary }));
+            inputs.send(Input::Located(LocatedProgram { id, target, path, binary }));
         });
     }
 
@@ -144,7 +144,7 @@ impl Service {
     pub(in crate::supervisor) fn give_up_start(&mut self) {
         if let Some(starting) = self.processes.give_up_start() {
             starting.task.abort();
-            self.retire_slot(starting.made.slot);
+            self.retire_slot(starting.prepared.slot);
         }
     }
 
@@ -177,28 +177,28 @@ impl Service {
         let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
         let spawned =
             self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies));
-        let (serial, inputs) = (self.next_token(), self.inputs.clone());
+        let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
-            inputs.send(Input::Spawned(serial, spawned.await.and_then(|spawned| spawned)));
+            inputs.send(Input::Spawned(token, spawned.await.and_then(|spawned| spawned)));
         });
-        let made = PreparedProcess { serial, id, slot, binary: binary.clone(), log, channel };
-        self.processes.begin_start(StartingProcess { made, task: task.abort_handle() });
+        let prepared = PreparedProcess { token, id, slot, binary: binary.clone(), log, channel };
+        self.processes.begin_start(StartingProcess { prepared, task: task.abort_handle() });
         Ok(())
     }
 
     /// Handles the end of a start. A process whose start was given up ends here.
-    pub(in crate::supervisor) fn spawned(&mut self, serial: Token, spawned: io::Result<Unclaimed>) {
-        let Some(StartingProcess { made, .. }) = self.processes.end_start(serial) else { return };
-        let slot = made.slot;
-        if let Err(error) = spawned.and_then(|spawned| self.started(made, spawned)) {
+    pub(in crate::supervisor) fn spawned(&mut self, token: Token, spawned: io::Result<UnclaimedProcess>) {
+        let Some(StartingProcess { prepared, .. }) = self.processes.end_start(token) else { return };
+        let slot = prepared.slot;
+        if let Err(error) = spawned.and_then(|spawned| self.started(prepared, spawned)) {
             self.retire_slot(slot);
             self.feed(Event::SpawnFailed(error.to_string()));
         }
     }
 
     /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
-    fn started(&mut self, made: PreparedProcess, unclaimed: Unclaimed) -> io::Result<()> {
-        let PreparedProcess { serial, id, slot, binary, log, channel } = made;
+    fn started(&mut self, prepared: PreparedProcess, unclaimed: UnclaimedProcess) -> io::Result<()> {
+        let PreparedProcess { token, id, slot, binary, log, channel } = prepared;
         crash_point!("supervisor/launch/spawned");
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
@@ -206,7 +206,7 @@ impl Service {
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
         tracing::info!(handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = ProcessParts {
-            serial,
+            token,
             handoff: id,
             identity: process,
             binary,
@@ -279,7 +279,8 @@ impl Service {
             process.is_some_and(|process| self.operations.timeline().is_another(process.pid(), program));
         // An attempt that began under an earlier daemon: that one saw the process before.
         let started_at = program.and_then(|_| self.serves_since(program));
-        is_another || self.operations.asked().any(|asked| started_at.is_some_and(|at| at > asked.at_unix_ms))
+        is_another
+            || self.operations.requested().any(|asked| started_at.is_some_and(|at| at > asked.at_unix_ms))
     }
 
     /// The descriptors that a start needs: pipes, channel and pidfd, each of them also on record, the listeners of
@@ -313,18 +314,18 @@ impl Service {
 /// A process that is being started.
 #[derive(Debug)]
 pub(in crate::supervisor) struct StartingProcess {
-    made: PreparedProcess,
+    prepared: PreparedProcess,
     task: AbortHandle,
 }
 
 impl StartingProcess {
-    pub(in crate::supervisor) fn serial(&self) -> Token {
-        self.made.serial
+    pub(in crate::supervisor) fn token(&self) -> Token {
+        self.prepared.token
     }
 
     /// Its slot. No process accepts there yet, and it must not be retired.
     pub(in crate::supervisor) fn slot(&self) -> u64 {
-        self.made.slot
+        self.prepared.slot
     }
 }
 
@@ -339,7 +340,7 @@ pub(in crate::supervisor) struct LocatedProgram {
 /// What a process gets, and what is known of it before it exists.
 #[derive(Debug)]
 struct PreparedProcess {
-    serial: Token,
+    token: Token,
     id: HandoffId,
     slot: u64,
     binary: Binary,
@@ -349,18 +350,18 @@ struct PreparedProcess {
 
 /// Starts a process. Blocks, perhaps forever, on the program and on its working directory. A shim would only report
 /// later that the program at `checked` cannot be executed.
-fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<Unclaimed> {
+fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<UnclaimedProcess> {
     if let Some(path) = checked {
         check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
     }
     let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-    Ok(Unclaimed(Some(spawn_with_listeners(spec, &listeners)?)))
+    Ok(UnclaimedProcess(Some(spawn_with_listeners(spec, &listeners)?)))
 }
 
 /// A process that is ended unless something takes it over.
-pub(in crate::supervisor) struct Unclaimed(Option<Spawned>);
+pub(in crate::supervisor) struct UnclaimedProcess(Option<Spawned>);
 
-impl Unclaimed {
+impl UnclaimedProcess {
     /// Hands the process over: from now on something else ends it.
     fn claim(mut self) {
         self.0 = None;
@@ -372,7 +373,7 @@ impl Unclaimed {
     }
 }
 
-impl Drop for Unclaimed {
+impl Drop for UnclaimedProcess {
     fn drop(&mut self) {
         if let Some(spawned) = &self.0 {
             let _ = kill(&spawned.pidfd, Signal::SIGKILL);

@@ -6,7 +6,7 @@ mod quiet;
 mod roles;
 
 pub(in crate::supervisor) use ending::terminate;
-pub(in crate::supervisor) use launch::{LocatedProgram, Unclaimed, identity};
+pub(in crate::supervisor) use launch::{LocatedProgram, UnclaimedProcess, identity};
 pub(crate) use launch::{environment_of, inherited_environment};
 pub(in crate::supervisor) use roles::{ProcessRole, Processes};
 
@@ -33,7 +33,7 @@ use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::lane::Lane;
 use crate::sys::channel::Channel;
 use crate::sys::clock::as_ms;
-use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::exit::{ProcessStatus, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::outbox::Outbox;
 use crate::sys::process::{self, Signal, age_of, kill, reap};
 use crate::sys::readable::readable;
@@ -49,8 +49,8 @@ const EXIT_FOLLOWS: Duration = Duration::from_millis(200);
 const REAPED_WITHIN: Duration = Duration::from_millis(200);
 
 /// The interval and the time limit of attempts to end what a shim has left behind.
-const LEFT_AGAIN: Duration = Duration::from_millis(100);
-const LEFT_WITHIN: Duration = Duration::from_secs(30);
+const CLEANUP_INTERVAL: Duration = Duration::from_millis(100);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a full channel is checked for room. Its process is busy, or frozen.
 const ROOM_TICK: Duration = Duration::from_millis(2);
 
@@ -61,7 +61,7 @@ const UNSENT_FDS_MAX: usize = 64;
 #[derive(Debug)]
 pub(in crate::supervisor) enum ProcessEvent {
     /// It sent a message, with any descriptors.
-    Said(HandoffId, FromService, Vec<OwnedFd>),
+    Message(HandoffId, FromService, Vec<OwnedFd>),
     /// It sent something that is not a message.
     Garbage(String),
     /// It closed its channel, and still runs.
@@ -76,7 +76,7 @@ pub(in crate::supervisor) struct Token(pub(in crate::supervisor) u64);
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Process {
-    pub(in crate::supervisor) serial: Token,
+    pub(in crate::supervisor) token: Token,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
     pub(in crate::supervisor) identity: Identity,
@@ -113,7 +113,7 @@ struct UnsentMessages {
 /// What a [`Process`] is made of.
 #[derive(Debug)]
 pub(in crate::supervisor) struct ProcessParts {
-    pub(in crate::supervisor) serial: Token,
+    pub(in crate::supervisor) token: Token,
     /// The handoff that started it.
     pub(in crate::supervisor) handoff: HandoffId,
     pub(in crate::supervisor) identity: Identity,
@@ -142,20 +142,20 @@ impl Process {
         let channel = channel.transpose()?;
         let pidfd = Rc::new(readable(parts.pidfd)?);
         let version = Rc::new(Cell::new(UNAGREED));
-        let serial = parts.serial;
+        let token = parts.token;
         let watched = WatchTask {
             channel: channel.clone(),
             pidfd: Rc::clone(&pidfd),
             trace: parts.trace,
             lane: parts.lane,
             exit: Cell::default(),
-            serial,
+            token,
             inputs,
             untaken: Cell::default(),
         };
         let watch = spawn_local(watch(watched, Rc::clone(&version)));
         Ok(Self {
-            serial,
+            token,
             handoff: parts.handoff,
             identity: parts.identity,
             binary: parts.binary,
@@ -273,7 +273,7 @@ struct WatchTask {
     lane: Lane,
     /// How it ended: the exit status can be collected only once.
     exit: Cell<Option<Exit>>,
-    serial: Token,
+    token: Token,
     inputs: Inputs,
     /// The number of messages sent since the last one that was waited for.
     untaken: Cell<usize>,
@@ -283,8 +283,8 @@ impl WatchTask {
     /// Delivers an event. Until a version is agreed, waits for each one: the answer of the service decides how the
     /// next message is read. After that, the messages of a process enter the inbox together, so that no later result
     /// overtakes some of them. At most [`UNTAKEN_MAX`] do, since a process may send without end.
-    async fn tell(&self, event: ProcessEvent, version: &Cell<u16>) {
-        let input = Input::Process(self.serial, event);
+    async fn deliver(&self, event: ProcessEvent, version: &Cell<u16>) {
+        let input = Input::Process(self.token, event);
         let untaken = self.untaken.get() + 1;
         if version.get() == UNAGREED || untaken >= UNTAKEN_MAX {
             self.untaken.set(0);
@@ -311,7 +311,7 @@ impl WatchTask {
 
     /// The next process must not run beside what is left, so this tries again while no thread can be started.
     async fn end_what_is_left(&self, trace: &Path) {
-        let until = Instant::now() + LEFT_WITHIN;
+        let until = Instant::now() + CLEANUP_TIMEOUT;
         loop {
             let at = trace.to_owned();
             // Only the end of this work counts: the next shim looks for leftovers before it starts a program.
@@ -329,7 +329,7 @@ impl WatchTask {
                 let path = trace.display();
                 return tracing::error!(%error, "what a shim has left behind ({path}) is not ended");
             }
-            sleep(LEFT_AGAIN).await;
+            sleep(CLEANUP_INTERVAL).await;
         }
     }
 }
@@ -348,7 +348,7 @@ async fn send_later(unsent: Weak<UnsentMessages>, channel: Weak<AsyncFd<Channel>
 }
 
 async fn watch(watched: WatchTask, version: Rc<Cell<u16>>) {
-    let tell = async |event| watched.tell(event, &version).await;
+    let tell = async |event| watched.deliver(event, &version).await;
     let Some(channel) = &watched.channel else {
         return tell(ProcessEvent::Gone(watched.gone().await)).await;
     };
@@ -397,7 +397,7 @@ fn receive_now(channel: &AsyncFd<Channel>, version: &Cell<u16>) -> Option<Result
         received => received,
     };
     match received {
-        Ok(Some((id, message, fds))) => Some(Ok(ProcessEvent::Said(id, message, fds))),
+        Ok(Some((id, message, fds))) => Some(Ok(ProcessEvent::Message(id, message, fds))),
         Ok(None) => None,
         Err(error) if error.would_block() => Some(Err(())),
         Err(WireError::Frame(error)) => Some(Ok(ProcessEvent::Garbage(error.to_string()))),
@@ -409,9 +409,11 @@ async fn gone(pidfd: &AsyncFd<OwnedFd>) -> Exit {
     loop {
         let Ok(mut guard) = pidfd.readable().await else { return Exit::Unknown };
         match reap(pidfd.get_ref().as_fd()) {
-            Ok(Some(exit)) => return told(exit),
+            Ok(Some(exit)) => return to_protocol_exit(exit),
             // It is not a child of this process. The error also comes while it still runs.
-            Err(_) if !matches!(life(pidfd.get_ref()), Ok(Life::Runs)) => return gone_elsewhere(pidfd).await,
+            Err(_) if !matches!(life(pidfd.get_ref()), Ok(ProcessStatus::Runs)) => {
+                return gone_elsewhere(pidfd).await;
+            }
             Ok(None) | Err(_) => guard.clear_ready(),
         }
     }
@@ -423,18 +425,20 @@ async fn gone_elsewhere(pidfd: &AsyncFd<OwnedFd>) -> Exit {
     loop {
         let found = exit_of_reaped(pidfd.get_ref()).or_else(|| exit_of_zombie(pidfd.get_ref()));
         if let Some(exit) = found {
-            return told(exit);
+            return to_protocol_exit(exit);
         }
         // The kernel may know once the parent has reaped it.
         match timeout_at(until, pidfd.readable()).await {
-            Ok(Ok(mut guard)) if matches!(life(pidfd.get_ref()), Ok(Life::Zombie)) => guard.clear_ready(),
-            _ => return exit_of_reaped(pidfd.get_ref()).map_or(Exit::Unknown, told),
+            Ok(Ok(mut guard)) if matches!(life(pidfd.get_ref()), Ok(ProcessStatus::Zombie)) => {
+                guard.clear_ready()
+            }
+            _ => return exit_of_reaped(pidfd.get_ref()).map_or(Exit::Unknown, to_protocol_exit),
         }
     }
 }
 
 /// Converts to the type of the protocol.
-pub(in crate::supervisor) fn told(exit: process::Exit) -> Exit {
+pub(in crate::supervisor) fn to_protocol_exit(exit: process::Exit) -> Exit {
     match (exit.code, exit.signal) {
         (Some(code), _) => Exit::Code(code),
         (None, Some(signal)) => Exit::Signal(signal),

@@ -22,10 +22,10 @@ impl Service {
         if self.is_quiet() {
             return events.push_back(Event::OutgoingQuiet(id));
         }
-        self.look_again(id);
+        self.schedule_quiet_check(id);
     }
 
-    fn look_again(&self, id: HandoffId) {
+    fn schedule_quiet_check(&self, id: HandoffId) {
         let inputs = self.inputs.clone();
         spawn_local(async move {
             sleep(TICK).await;
@@ -34,14 +34,14 @@ impl Service {
     }
 
     /// Checks again, as long as the machine waits for it.
-    pub(in crate::supervisor) fn look_for_quiet(&mut self, id: HandoffId) {
+    pub(in crate::supervisor) fn check_quiet(&mut self, id: HandoffId) {
         let step = self.machine.outgoing().filter(|outgoing| outgoing.handoff == id);
         if !matches!(step, Some(Outgoing { step: Leaving::Quieting { .. }, .. })) {
             return;
         }
         match self.is_quiet() {
             true => self.feed(Event::OutgoingQuiet(id)),
-            false => self.look_again(id),
+            false => self.schedule_quiet_check(id),
         }
     }
 

@@ -53,18 +53,18 @@ impl Processes {
         [&self.incumbent, &self.successor, &self.outgoing].into_iter().flatten()
     }
 
-    pub(in crate::supervisor) fn find(&self, serial: Token) -> Option<&Process> {
-        self.all().find(|process| process.serial == serial)
+    pub(in crate::supervisor) fn find(&self, token: Token) -> Option<&Process> {
+        self.all().find(|process| process.token == token)
     }
 
-    pub(in crate::supervisor) fn find_mut(&mut self, serial: Token) -> Option<&mut Process> {
+    pub(in crate::supervisor) fn find_mut(&mut self, token: Token) -> Option<&mut Process> {
         let all = [&mut self.incumbent, &mut self.successor, &mut self.outgoing];
-        all.into_iter().flatten().find(|process| process.serial == serial)
+        all.into_iter().flatten().find(|process| process.token == token)
     }
 
     /// The current role of this process. `None` if it was let go.
-    pub(in crate::supervisor) fn role_of(&self, serial: Token) -> Option<ProcessRole> {
-        let is_at = |place: &ProcessRole| self.at(*place).is_some_and(|process| process.serial == serial);
+    pub(in crate::supervisor) fn role_of(&self, token: Token) -> Option<ProcessRole> {
+        let is_at = |place: &ProcessRole| self.at(*place).is_some_and(|process| process.token == token);
         [ProcessRole::Incumbent, ProcessRole::Successor, ProcessRole::Outgoing].into_iter().find(is_at)
     }
 
@@ -88,9 +88,9 @@ impl Processes {
         self.starting = Some(starting);
     }
 
-    /// Takes the start with this serial, unless another one is in progress: it has ended.
-    pub(in crate::supervisor) fn end_start(&mut self, serial: Token) -> Option<StartingProcess> {
-        self.starting.take_if(|starting| starting.serial() == serial)
+    /// Takes the start with this token, unless another one is in progress: it has ended.
+    pub(in crate::supervisor) fn end_start(&mut self, token: Token) -> Option<StartingProcess> {
+        self.starting.take_if(|starting| starting.token() == token)
     }
 
     /// Takes the process that is being started: nothing waits for it any more.

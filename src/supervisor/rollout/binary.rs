@@ -23,13 +23,13 @@ impl Hashes {
     pub(in crate::supervisor) fn identify(&self, path: &Path) -> io::Result<Binary> {
         // The file stays open, so that a file that replaces it meanwhile is not mistaken for it.
         let file = regular::open_to_read(path)?;
-        let look = look(&file)?;
+        let look = stamp_of(&file)?;
         let known = self.known().get(&look).copied();
         let sha256 = match known {
             Some(sha256) => sha256,
             None => {
                 let sha256 = Id::of(&file)?.0;
-                if self::look(&file)? == look {
+                if self::stamp_of(&file)? == look {
                     let mut known = self.known();
                     if known.len() >= REMEMBERED {
                         known.clear();
@@ -53,7 +53,7 @@ impl Hashes {
     }
 }
 
-fn look(file: &File) -> io::Result<FileStamp> {
+fn stamp_of(file: &File) -> io::Result<FileStamp> {
     Ok(FileStamp::of(&file.metadata()?))
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use handoff_protocol::reason::Reason;
 use handoff_protocol::record::{Binary, Current, Fact};
-use handoff_protocol::supervisor::{Phase, Request, Target};
+use handoff_protocol::supervisor::{Incumbent, Phase, Request, Target};
 use tokio::task::spawn_local;
 
 use super::FirstProgram;
@@ -29,7 +29,7 @@ use crate::supervisor::requests::unusable;
 use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
 /// Takes in the first version of a service that has no current version, or has lost it.
-pub(in crate::supervisor) async fn bring_first(
+pub(in crate::supervisor) async fn import_first(
     handle: &Handle,
     config: &config::Service,
 ) -> Result<(), Error> {
@@ -37,22 +37,22 @@ pub(in crate::supervisor) async fn bring_first(
         return Ok(());
     }
     if !config.update.store {
-        return bring_in_place(handle, config).await;
+        return register_in_place(handle, config).await;
     }
     if !handle.read(|service| service.needs_first(config)) {
         return Ok(());
     }
     check_owner(handle, config).await?;
-    let _turn = handle.turn().lock_owned().await;
+    let _turn = handle.import_lock().lock_owned().await;
     let preparation = Preparation::begin(None);
     let import = import_of(config, &config.binary, &api::Claims::default(), None);
     let import = Import { called_off: preparation.flag(), ..import };
     let bring = import_into(handle, import, Phases::new(&config.name, &None));
     let Imported { version, path, .. } = preparation.guard(handle, bring).await?;
-    let binary = Binary { path: path.to_string_lossy().into_owned(), sha256: version.made.id.0 };
+    let binary = Binary { path: path.to_string_lossy().into_owned(), sha256: version.metadata.id.0 };
     remember(handle, binary, Some(config.binary.clone()), config).await;
     handle.with(|service| match &service.journal.standing().current {
-        Some(Current { binary, .. }) if binary.sha256 != version.made.id.0 => {
+        Some(Current { binary, .. }) if binary.sha256 != version.metadata.id.0 => {
             let cause = format!(
                 "the version that ran last ({}) is not kept any more, and this is another",
                 hex(&binary.sha256)
@@ -69,7 +69,7 @@ pub(in crate::supervisor) async fn bring_first(
 }
 
 /// A program that runs in place is started by a path without links: what a link leads to later is another version.
-async fn bring_in_place(handle: &Handle, config: &config::Service) -> Result<(), Error> {
+async fn register_in_place(handle: &Handle, config: &config::Service) -> Result<(), Error> {
     check_owner(handle, config).await?;
     let committed = handle.read(|service| service.current_binary().map(|binary| PathBuf::from(&binary.path)));
     let named = config.binary.clone();
@@ -207,7 +207,7 @@ pub(in crate::supervisor) async fn remember(
     given: Option<PathBuf>,
     config: &config::Service,
 ) {
-    let (lane, named) = (handle.lanes().looks, config.binary.clone());
+    let (lane, named) = (handle.lanes().comparisons, config.binary.clone());
     if let Some(origin) = origin_of(lane, binary, given, named).await {
         handle.with(|service| service.remember_origin(origin));
     }
@@ -250,6 +250,16 @@ impl Service {
         is_in_place.then(|| self.config.binary.clone())
     }
 
+    /// The same hint as a clause for the status, for a service that does not serve.
+    pub(in crate::supervisor) fn start_hint(&self, reason: &Reason) -> Option<String> {
+        let serves = self.machine.incumbent() != Incumbent::Absent;
+        self.adapter_hint(reason).filter(|_| !serves)?;
+        Some(format!(
+            "if it does not embed the library of handoff, its file needs the key adapter: handoff doctor {} says which",
+            self.name
+        ))
+    }
+
     /// A hint for a program that does not seem to speak the protocol: it binds by itself, and finds the address in
     /// use.
     pub(in crate::supervisor) fn adapter_hint(&self, reason: &Reason) -> Option<String> {
@@ -265,9 +275,9 @@ impl Service {
     }
 
     /// Starts a service that no client waits for, as soon as there is something to start.
-    pub(in crate::supervisor) fn start_when_brought_in(&mut self) {
+    pub(in crate::supervisor) fn start_when_imported(&mut self) {
         let was_refused = self.journal.refused().is_some();
-        self.mend_journal_at_rest(true);
+        self.repair_journal_at_rest(true);
         let is_told = was_refused && self.journal.refused().is_none();
         if self.machine.phase() != Phase::Stopped || is_told && !self.is_known_to_be_wanted() {
             self.call_off_start();
@@ -284,23 +294,23 @@ impl Service {
         self.note(Fact::Wanted { up: true });
         let Some(handle) = self.handle() else { return };
         let config = self.config.clone();
-        let (serial, inputs) = (self.begin_awaited(), self.inputs.clone());
+        let (token, inputs) = (self.begin_awaited(), self.inputs.clone());
         spawn_local(async move {
             let refused = check_staged(&handle, &config).await.err();
-            let first = bring_first(&handle, &config).await;
-            inputs.deliver(Input::Brought(serial, ImportResult { first, refused })).await;
+            let first = import_first(&handle, &config).await;
+            inputs.deliver(Input::FirstImported(token, ImportResult { first, refused })).await;
             // Held until here, so that the service counts as in use.
             drop(handle);
         });
     }
 
     /// Handles the result of bringing in the program of a start that no client waits for.
-    pub(in crate::supervisor) fn first_brought(
+    pub(in crate::supervisor) fn first_imported(
         &mut self,
-        serial: Token,
+        token: Token,
         ImportResult { first, refused }: ImportResult,
     ) {
-        if !self.awaits(serial) || self.machine.phase() != Phase::Stopped {
+        if !self.awaits(token) || self.machine.phase() != Phase::Stopped {
             return;
         }
         match first {

@@ -19,26 +19,26 @@ pub(in crate::supervisor) struct HookVariables(Vec<(String, String)>);
 
 impl Service {
     /// The variables of an upgrade to the binary at `path` that is about to begin.
-    pub(in crate::supervisor) fn told(&self, path: &Path, reason: &str) -> HookVariables {
-        let mut told = HookVariables(vec![
+    pub(in crate::supervisor) fn variables(&self, path: &Path, reason: &str) -> HookVariables {
+        let mut variables = HookVariables(vec![
             ("HANDOFF_SERVICE".to_owned(), self.name.to_string()),
             ("HANDOFF_REASON".to_owned(), reason.to_owned()),
             ("HANDOFF_GENERATION".to_owned(), self.journal.standing().generation().to_string()),
         ]);
-        told.add(
+        variables.add(
             "FROM",
             self,
             &self.path_of(Target::Committed),
             self.current_binary().map(|it| hex(&it.sha256)),
         );
-        told.add("TO", self, path, self.stored_binary(path).map(|it| hex(&it.sha256)));
-        told
+        variables.add("TO", self, path, self.stored_binary(path).map(|it| hex(&it.sha256)));
+        variables
     }
 }
 
 /// The event that the drain command is run for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::supervisor) enum Drains {
+pub(in crate::supervisor) enum DrainEvent {
     /// The process is about to be ended: its clients should move on.
     Begins,
     /// The process continues to serve after all.
@@ -47,20 +47,20 @@ pub(in crate::supervisor) enum Drains {
 
 impl Service {
     /// Runs the drain command, if there is one. Nothing waits for it.
-    pub(in crate::supervisor) fn tell_of_drain(&self, process: Option<&Process>, drains: Drains) {
+    pub(in crate::supervisor) fn run_drain_command(&self, process: Option<&Process>, drains: DrainEvent) {
         let (Some(command), Some(process)) = (self.config.hooks.drain.clone(), process) else { return };
         let pid = self.program_run_by(process).unwrap_or(process.pid());
         let drain = match drains {
-            Drains::Begins => "begin",
-            Drains::GoesOn => "cancel",
+            DrainEvent::Begins => "begin",
+            DrainEvent::GoesOn => "cancel",
         };
-        let told = HookVariables(Vec::new())
+        let variables = HookVariables(Vec::new())
             .and("HANDOFF_SERVICE", &self.name)
             .and("HANDOFF_PID", pid)
             .and("HANDOFF_DRAIN", drain);
         let (service, directory) = (self.name.clone(), self.config.working_dir.clone());
         spawn_local(async move {
-            if let Err(error) = hooks::run(&command, None, &told.0, &directory).await {
+            if let Err(error) = hooks::run(&command, None, &variables.0, &directory).await {
                 tracing::warn!(%service, %error, "the command of the drain failed");
             }
         });
@@ -79,8 +79,8 @@ impl HookVariables {
 
     /// Updates the new version: since the earlier commands, a process may have reported it.
     fn named(mut self, version: Option<String>) -> Self {
-        let mut told = self.0.iter_mut().filter(|(name, _)| name == "HANDOFF_TO_VERSION");
-        if let Some(((_, known), version)) = told.next().zip(version) {
+        let mut variables = self.0.iter_mut().filter(|(name, _)| name == "HANDOFF_TO_VERSION");
+        if let Some(((_, known), version)) = variables.next().zip(version) {
             *known = version;
         }
         self
@@ -95,12 +95,12 @@ impl HookVariables {
 /// Runs the preflight, or the hook before an upgrade. The error says that the new version was refused.
 pub(in crate::supervisor) async fn must_pass(
     command: &Command,
-    told: &HookVariables,
+    variables: &HookVariables,
     path: &Path,
     config: &config::Service,
     called_off: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let ran = hooks::run_until(command, Some(path), &told.0, &config.working_dir, called_off).await;
+    let ran = hooks::run_until(command, Some(path), &variables.0, &config.working_dir, called_off).await;
     ran.map(|_| ()).map_err(|error| Error::rejected(&config.name, &error, error.hint()))
 }
 
@@ -108,7 +108,7 @@ pub(in crate::supervisor) async fn must_pass(
 pub(in crate::supervisor) async fn afterwards(
     handle: &Handle,
     config: &config::Service,
-    told: HookVariables,
+    variables: HookVariables,
     outcome: &api::Outcome,
     path: &Path,
 ) {
@@ -122,7 +122,7 @@ pub(in crate::supervisor) async fn afterwards(
         | api::Ending::Failed => return,
     };
     let Some(command) = hook else { return };
-    let told = told
+    let variables = variables
         .named(handle.read(|service| match outcome.outcome {
             api::Ending::Committed => outcome.version.clone(),
             _ => service.versions.store.version_at(path).and_then(|version| Some(version.name()?.to_owned())),
@@ -130,7 +130,7 @@ pub(in crate::supervisor) async fn afterwards(
         .and("HANDOFF_ID", outcome.handoff.map_or_else(String::new, |handoff| handoff.to_string()))
         .and("HANDOFF_CAUSE", outcome.reason.as_deref().unwrap_or_default())
         .and("HANDOFF_PID", outcome.pid.unwrap_or_default());
-    if let Err(error) = hooks::run(command, Some(path), &told.0, &config.working_dir).await {
+    if let Err(error) = hooks::run(command, Some(path), &variables.0, &config.working_dir).await {
         tracing::warn!(service = %config.name, %error, "a hook failed");
         handle.with(|service| service.problems.hook_failed(&error));
     }

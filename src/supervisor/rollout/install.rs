@@ -33,14 +33,14 @@ use crate::supervisor::service::{Handle, Service};
 
 /// The version to upgrade to.
 #[derive(Debug)]
-pub(in crate::supervisor) enum Wanted {
+pub(in crate::supervisor) enum RequestedVersion {
     /// The version at a path, with the claims about it and its name.
     Path(PathBuf, api::Claims, Option<String>),
     /// A version in the store.
     Kept(Box<Version>),
 }
 
-impl Wanted {
+impl RequestedVersion {
     /// The path that was given.
     fn given(&self) -> Option<PathBuf> {
         match self {
@@ -56,10 +56,10 @@ pub(in crate::supervisor) struct Pipeline {
     pub(super) id: HandoffId,
     pub(super) handle: Handle,
     config: config::Service,
-    pub(super) asked: RequestedOperation,
+    pub(super) requested: RequestedOperation,
     pub(super) phases: Phases,
     progress: Option<ProgressSink>,
-    _turn: OwnedMutexGuard<()>,
+    _import_guard: OwnedMutexGuard<()>,
 }
 
 impl Daemon {
@@ -75,14 +75,14 @@ impl Daemon {
         let (handle, _) = self.find_fresh(&wanted.service).await?;
         let phases = Phases::new(&wanted.service, &progress);
         phases.enter("waiting");
-        let turn = handle.turn().lock_owned().await;
+        let turn = handle.import_lock().lock_owned().await;
         handle.settled().await;
         // The service file may have changed meanwhile.
         let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
         let pipeline = Pipeline { phases, ..Pipeline::begin(handle, config, asked, progress, turn) };
         let api::Install { path, claims, version, .. } = wanted;
-        pipeline.run(Wanted::Path(path, claims, version), true, UpgradeLimits::default()).await
+        pipeline.run(RequestedVersion::Path(path, claims, version), true, UpgradeLimits::default()).await
     }
 
     /// Upgrades to a version that ran before.
@@ -96,20 +96,20 @@ impl Daemon {
         handle.compacted().await;
         let version = handle.read(|service| service.to_go_back_to(wanted.generation))?;
         let pipeline = Pipeline::now(handle, config, asked, progress)?;
-        pipeline.run(Wanted::Kept(Box::new(version)), false, UpgradeLimits::default()).await
+        pipeline.run(RequestedVersion::Kept(Box::new(version)), false, UpgradeLimits::default()).await
     }
 }
 
 impl Pipeline {
-    /// Begins at once. An error says that another version is being brought in.
+    /// Begins at once. An error says what the service is busy with.
     pub(in crate::supervisor) fn now(
         handle: Handle,
         config: config::Service,
         asked: RequestedOperation,
         progress: Option<ProgressSink>,
     ) -> Result<Self, Error> {
-        let turn = handle.turn().try_lock_owned();
-        let busy = |_| Error::busy(&config.name, "another version is brought in");
+        let turn = handle.import_lock().try_lock_owned();
+        let busy = |_| handle.read(Service::is_at_work);
         let turn = turn.map_err(busy)?;
         Ok(Self::begin(handle, config, asked, progress, turn))
     }
@@ -123,14 +123,14 @@ impl Pipeline {
         turn: OwnedMutexGuard<()>,
     ) -> Self {
         let (id, phases) = (HandoffId::from_uuid(uuid::Uuid::now_v7()), Phases::new(&config.name, &progress));
-        Self { id, handle, config, asked, phases, progress, _turn: turn }
+        Self { id, handle, config, requested: asked, phases, progress, _import_guard: turn }
     }
 
     /// Runs the whole upgrade. `once`: unless the version already runs. The limits are those of the machine: deadline
     /// and drain grace.
     pub(in crate::supervisor) async fn run(
         mut self,
-        wanted: Wanted,
+        wanted: RequestedVersion,
         once: bool,
         limits: UpgradeLimits,
     ) -> Result<api::Outcome, Error> {
@@ -138,14 +138,14 @@ impl Pipeline {
         let preparation = Preparation::begin(Some(Duration::from_millis(limit_ms)));
         let handle = self.handle.clone();
         let prepared = preparation.guard(&handle, self.prepare_all(&wanted, once, &preparation)).await;
-        self.asked.before = self.phases.ended();
+        self.requested.before = self.phases.ended();
         let outcome = match prepared {
             // If the service was stopped meanwhile, the machine refuses the upgrade.
-            Ok(Some((path, told, binary))) => match binary.filter(|_| self.may_stage()) {
+            Ok(Some((path, variables, binary))) => match binary.filter(|_| self.may_stage()) {
                 Some(binary) => self.stage(&binary, &wanted).await,
                 None => {
                     let limits = UpgradeLimits { deadline_ms: preparation.left_ms(), ..limits };
-                    self.upgrade(&path, told, limits).await
+                    self.upgrade(&path, variables, limits).await
                 }
             },
             Ok(None) => {
@@ -170,28 +170,28 @@ impl Pipeline {
     /// binary; `None` if it already runs.
     async fn prepare_all(
         &mut self,
-        wanted: &Wanted,
+        wanted: &RequestedVersion,
         once: bool,
         preparation: &Preparation,
     ) -> Result<Option<(PathBuf, HookVariables, Option<Binary>)>, Error> {
-        let Some((path, told)) = self.prepare(wanted, once, preparation).await? else { return Ok(None) };
+        let Some((path, variables)) = self.prepare(wanted, once, preparation).await? else { return Ok(None) };
         let binary = self.identify(&path).await;
         if let Some(binary) = binary.clone() {
             remember(&self.handle, binary, wanted.given(), &self.config).await;
         }
-        Ok(Some((path, told, binary)))
+        Ok(Some((path, variables, binary)))
     }
 
     async fn prepare(
         &mut self,
-        wanted: &Wanted,
+        wanted: &RequestedVersion,
         once: bool,
         preparation: &Preparation,
     ) -> Result<Option<(PathBuf, HookVariables)>, Error> {
         self.handle.read(|service| {
             match service.machine.phase() {
                 // The version is kept for the next start.
-                Phase::Stopped if self.asked.what == Operation::Install => Ok(()),
+                Phase::Stopped if self.requested.operation == Operation::Install => Ok(()),
                 Phase::Stopped => Err(service.not_running()),
                 _ => service.may_take_over(&self.config),
             }
@@ -199,35 +199,41 @@ impl Pipeline {
         // This is checked again at the end. Turning back here is cheaper if commands would run, and for an install,
         // which may be repeated.
         let hooks = &self.config.hooks;
-        if self.asked.what == Operation::Install || hooks.preflight.is_some() || hooks.pre_upgrade.is_some() {
+        if self.requested.operation == Operation::Install
+            || hooks.preflight.is_some()
+            || hooks.pre_upgrade.is_some()
+        {
             check_queue(&self.handle).await?;
         }
         let path = match wanted {
-            Wanted::Kept(version) => self.handle.read(|service| service.versions.store.path_of(version)),
-            Wanted::Path(path, claims, version) => {
+            RequestedVersion::Kept(version) => {
+                self.handle.read(|service| service.versions.store.path_of(version))
+            }
+            RequestedVersion::Path(path, claims, version) => {
                 self.record_step(wanted, "it took in the new version");
-                self.bring_in(path, claims, version.as_deref(), preparation.flag()).await?
+                self.import_claimed(path, claims, version.as_deref(), preparation.flag()).await?
             }
         };
         if once && self.runs(&path).await {
             return Ok(None);
         }
-        let told = self.handle.read(|service| service.told(&path, self.asked.what.as_str()));
+        let variables =
+            self.handle.read(|service| service.variables(&path, self.requested.operation.as_str()));
         if let Some(command) = &self.config.hooks.preflight {
             self.phases.enter("preflight");
             self.record_step(wanted, "the preflight ran");
-            must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
+            must_pass(command, &variables, &path, &self.config, preparation.called_off()).await?;
         }
         if let Some(command) = self.config.hooks.pre_upgrade.as_ref().filter(|_| !self.is_stopped()) {
             self.phases.enter("hook");
             self.record_step(wanted, "the hook before the upgrade ran");
-            must_pass(command, &told, &path, &self.config, preparation.called_off()).await?;
+            must_pass(command, &variables, &path, &self.config, preparation.called_off()).await?;
         }
         check_queue(&self.handle).await?;
-        Ok(Some((path, told)))
+        Ok(Some((path, variables)))
     }
 
-    async fn bring_in(
+    async fn import_claimed(
         &mut self,
         path: &Path,
         claims: &api::Claims,
@@ -248,7 +254,7 @@ impl Pipeline {
         }
         let import = Import { called_off, ..import_of(&self.config, path, claims, version) };
         let imported = import_into(&self.handle, import, self.phases.clone()).await?;
-        self.asked.version = imported.version.name().map(str::to_owned);
+        self.requested.version = imported.version.name().map(str::to_owned);
         Ok(imported.path)
     }
 
@@ -280,7 +286,7 @@ impl Pipeline {
     }
 
     fn may_stage(&self) -> bool {
-        self.asked.what == Operation::Install && self.is_stopped()
+        self.requested.operation == Operation::Install && self.is_stopped()
     }
 
     fn is_stopped(&self) -> bool {
@@ -288,28 +294,28 @@ impl Pipeline {
     }
 
     /// Keeps the new version for the next start.
-    async fn stage(&self, binary: &Binary, wanted: &Wanted) -> Result<api::Outcome, Error> {
+    async fn stage(&self, binary: &Binary, wanted: &RequestedVersion) -> Result<api::Outcome, Error> {
         let path = PathBuf::from(&binary.path);
         let given = wanted.given().unwrap_or_else(|| path.clone());
-        let staged = staging::staged(binary, &given, self.asked.version.clone());
+        let staged = staging::staged(binary, &given, self.requested.version.clone());
         staging::stage(&self.handle, staged).await?;
         let outcome = self.handle.read(|service| {
             let to = history::Version {
                 path: given.clone(),
                 sha256: Some(hex(&binary.sha256)),
-                version: self.asked.version.clone(),
+                version: self.requested.version.clone(),
             };
             let entry = self.entry(service, history::Ending::Staged, None, to);
             let took_us = entry.took_us;
             service.operations.recorder().append(entry);
-            service.as_it_is(api::Ending::Staged, took_us)
+            service.current_outcome(api::Ending::Staged, took_us)
         });
         Ok(api::Outcome {
             binary: given,
             stored: self.config.update.store.then_some(path),
-            version: self.asked.version.clone(),
+            version: self.requested.version.clone(),
             sha256: Some(hex(&binary.sha256)),
-            phases: self.asked.before.clone(),
+            phases: self.requested.before.clone(),
             ..outcome
         })
     }
@@ -317,26 +323,27 @@ impl Pipeline {
     async fn upgrade(
         &self,
         path: &Path,
-        told: HookVariables,
+        variables: HookVariables,
         limits: UpgradeLimits,
     ) -> Result<api::Outcome, Error> {
-        if self.asked.what == Operation::Install {
+        if self.requested.operation == Operation::Install {
             self.handle.settled().await;
         }
         let order = OperationRequest::Upgrade(path.to_owned(), Box::new(self.config.clone()), limits);
-        let outcome = self.handle.order(order, Some(self.asked.clone()), self.progress.clone()).await?;
+        let outcome =
+            self.handle.request_operation(order, Some(self.requested.clone()), self.progress.clone()).await?;
         if outcome.outcome == api::Ending::Committed {
             // The version just committed is newer than a staged one.
             self.handle.with(Service::unstage);
         }
-        afterwards(&self.handle, &self.config, told, &outcome, path).await;
+        afterwards(&self.handle, &self.config, variables, &outcome, path).await;
         Ok(outcome)
     }
 
     fn unchanged(&self) -> api::Outcome {
-        let took_us = self.asked.elapsed_us();
-        let outcome = self.handle.read(|service| service.as_it_is(api::Ending::Unchanged, took_us));
-        api::Outcome { phases: self.asked.before.clone(), ..outcome }
+        let took_us = self.requested.elapsed_us();
+        let outcome = self.handle.read(|service| service.current_outcome(api::Ending::Unchanged, took_us));
+        api::Outcome { phases: self.requested.before.clone(), ..outcome }
     }
 }
 
@@ -351,6 +358,7 @@ pub(crate) fn import_of(
     Import {
         path: path.to_owned(),
         member: claims.member.clone().or_else(|| config.update.member.clone()),
+        has_members: claims.member.is_some(),
         tree: claims.tree.unwrap_or(config.update.tree),
         max_size_bytes: config.update.max_size_bytes,
         evidence: claims.evidence.clone(),

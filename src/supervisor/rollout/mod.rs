@@ -2,7 +2,9 @@
 
 mod attempts;
 mod binary;
+mod busy;
 mod first;
+mod going_back;
 mod hooks;
 mod install;
 mod origin;
@@ -14,14 +16,14 @@ mod versions;
 
 pub(in crate::supervisor) use binary::{Hashes, hex};
 pub(crate) use first::check_claims;
-pub(in crate::supervisor) use first::{ImportResult, bring_first, check_running, find, origin_of};
-pub(in crate::supervisor) use hooks::Drains;
+pub(in crate::supervisor) use first::{ImportResult, check_running, find, import_first, origin_of};
+pub(in crate::supervisor) use hooks::DrainEvent;
 pub(crate) use install::import_of;
-pub(in crate::supervisor) use install::{Pipeline, Wanted};
+pub(in crate::supervisor) use install::{Pipeline, RequestedVersion};
 pub(in crate::supervisor) use origin::{Origin, read_origins};
-pub(in crate::supervisor) use path_watch::{Arrival, PathUpdate, bring_in_all};
-pub(in crate::supervisor) use preparation::{CallOff, CalledOff, was_called_off};
-pub(in crate::supervisor) use staging::{bring_in_staged, check_staged, recall_staged};
+pub(in crate::supervisor) use path_watch::{Arrival, PathUpdate, install_arrivals};
+pub(in crate::supervisor) use preparation::{CancelCause, CancelledWork, was_called_off};
+pub(in crate::supervisor) use staging::{check_staged, import_all_staged, recall_staged};
 pub(in crate::supervisor) use versions::{statuses, unfinished};
 
 use std::path::PathBuf;
@@ -40,7 +42,7 @@ use crate::store::Store;
 pub(in crate::supervisor) struct Versions {
     store: Arc<Store>,
     /// Held while a version is brought in, or versions are removed.
-    turn: Arc<Mutex<()>>,
+    import_lock: Arc<Mutex<()>>,
     /// The version that is being brought in.
     preparation: Option<Rc<Preparation>>,
     /// What a service without a current version is started from.
@@ -72,7 +74,7 @@ impl Versions {
     pub(in crate::supervisor) fn new(store: Store, staged: Option<Staged>, origins: Vec<Origin>) -> Self {
         Self {
             store: Arc::new(store),
-            turn: Arc::default(),
+            import_lock: Arc::default(),
             preparation: None,
             first: None,
             trying: None,
@@ -92,8 +94,8 @@ impl Versions {
         self.preparation.is_some()
     }
 
-    pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
-        Arc::clone(&self.turn)
+    pub(in crate::supervisor) fn import_lock(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.import_lock)
     }
 
     /// Sets the target of a request to the machine, if it has one. Returns the previous target, which is restored if

@@ -51,7 +51,7 @@ pub(in crate::supervisor) struct Arrival {
 }
 
 /// Brings in everything that arrives, forever. Work in progress outlives the watch that found the version.
-pub(in crate::supervisor) async fn bring_in_all(
+pub(in crate::supervisor) async fn install_arrivals(
     daemon: Rc<Daemon>,
     mut arrivals: mpsc::UnboundedReceiver<Arrival>,
 ) {
@@ -59,13 +59,18 @@ pub(in crate::supervisor) async fn bring_in_all(
         let daemon = Rc::clone(&daemon);
         spawn_local(async move {
             let by = Caller::own(format!("watch {}", watched.display()));
-            let _ = done.send(daemon.bring_in(service, path, by).await);
+            let _ = done.send(daemon.install_arrival(service, path, by).await);
         });
     }
 }
 
 impl Daemon {
-    async fn bring_in(&self, service: ServiceName, path: PathBuf, by: Caller) -> Result<api::Outcome, Error> {
+    async fn install_arrival(
+        &self,
+        service: ServiceName,
+        path: PathBuf,
+        by: Caller,
+    ) -> Result<api::Outcome, Error> {
         let wanted = api::Install { service, path, claims: api::Claims::default(), version: None };
         self.install(wanted, by, None).await
     }
@@ -78,7 +83,7 @@ impl Service {
             return;
         }
         self.versions.path_watch = self.config.watch.clone().map(|config| {
-            let watcher = Watcher {
+            let watcher = ArrivalWatcher {
                 config: config.clone(),
                 service: self.name.clone(),
                 directory: self.shared.dirs.service_state(&self.name),
@@ -92,22 +97,22 @@ impl Service {
     }
 
     /// Handles news of the watched path. Another path may be watched by now.
-    pub(in crate::supervisor) fn path_news(&mut self, news: PathUpdate) {
+    pub(in crate::supervisor) fn path_updated(&mut self, update: PathUpdate) {
         let is_watched =
             |path: &Path| self.versions.path_watch.as_ref().is_some_and(|it| it.config.path == path);
-        match news {
+        match update {
             PathUpdate::IsOpen(reply) => drop(reply.send(self.is_open_to_upgrades())),
             PathUpdate::Runs(sha256, reply) => {
                 let runs = self.current_binary().is_some_and(|binary| hex(&binary.sha256) == sha256);
                 let _ = reply.send(runs);
             }
             PathUpdate::Refused(path, cause) if is_watched(&path) => self.refuse_watched(&path, &cause),
-            PathUpdate::Told(path, what) if is_watched(&path) => self.tell_of_watch(&path, &what),
-            PathUpdate::Refused(..) | PathUpdate::Told(..) => {}
+            PathUpdate::Warning(path, what) if is_watched(&path) => self.report_watch(&path, &what),
+            PathUpdate::Refused(..) | PathUpdate::Warning(..) => {}
         }
     }
 
-    fn tell_of_watch(&mut self, path: &Path, what: &str) {
+    fn report_watch(&mut self, path: &Path, what: &str) {
         tracing::warn!(path = %path.display(), "{what}");
         self.problems.at_watched_path(path, what);
     }
@@ -122,12 +127,12 @@ impl Service {
         entry.from = self.current_version();
         (entry.phases, entry.accept_gap_us, entry.took_us) = (Vec::new(), None, 0);
         self.operations.recorder().append(entry);
-        self.tell_of_watch(path, &format!("it is not installed: {cause}"));
+        self.report_watch(path, &format!("it is not installed: {cause}"));
     }
 }
 
 /// The minimum time until a version that came at the wrong moment is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// News of a watched path, and questions about it.
 pub(in crate::supervisor) enum PathUpdate {
@@ -138,11 +143,11 @@ pub(in crate::supervisor) enum PathUpdate {
     /// What is at the path must not be run.
     Refused(PathBuf, Untrusted),
     /// A message about it for the user.
-    Told(PathBuf, String),
+    Warning(PathBuf, String),
 }
 
 /// The state of the task that watches a path.
-struct Watcher {
+struct ArrivalWatcher {
     config: config::WatchSettings,
     service: ServiceName,
     /// The state directory of the service.
@@ -154,15 +159,15 @@ struct Watcher {
     inputs: Inputs,
 }
 
-impl Watcher {
+impl ArrivalWatcher {
     async fn watch(self) {
         if let Err(error) = self.follow().await {
-            self.tell(format!("it is not watched until the next start of the daemon: {error}"));
+            self.warn(format!("it is not watched until the next start of the daemon: {error}"));
         }
     }
 
-    fn tell(&self, what: String) {
-        self.inputs.send(Input::Path(PathUpdate::Told(self.config.path.clone(), what)));
+    fn warn(&self, what: String) {
+        self.inputs.send(Input::Path(PathUpdate::Warning(self.config.path.clone(), what)));
     }
 
     async fn follow(&self) -> io::Result<()> {
@@ -178,17 +183,17 @@ impl Watcher {
             tokio::select! {
                 // What has already happened comes before what is due.
                 biased;
-                news = watch.next() => due = match news? {
+                update = watch.next() => due = match update? {
                     PathEvent::Whole | PathEvent::Look => Some(Instant::now() + settle),
                     PathEvent::Written | PathEvent::Gone => None,
                 },
-                () = until(due) => due = self.look().await.then(|| Instant::now() + settle.max(AGAIN)),
+                () = until(due) => due = self.check_path().await.then(|| Instant::now() + settle.max(RETRY_PAUSE)),
             }
         }
     }
 
     /// Checks the path, and brings in a new version. Returns `true` if it should check again.
-    async fn look(&self) -> bool {
+    async fn check_path(&self) -> bool {
         if !self.until_open().await {
             return false;
         }
@@ -210,7 +215,7 @@ impl Watcher {
         let memory = match remember(&self.lanes.imports, memory, &sha256).await {
             Ok(memory) => memory,
             Err(error) => {
-                self.tell(format!("it is not installed, since it could not be remembered: {error}"));
+                self.warn(format!("it is not installed, since it could not be remembered: {error}"));
                 return false;
             }
         };
@@ -237,7 +242,7 @@ impl Watcher {
         mut memory: SeenContents,
         sha256: String,
     ) -> bool {
-        let told = match result {
+        let message = match result {
             Ok(outcome) if outcome.outcome == api::Ending::RolledBack => {
                 let reason = outcome.reason.unwrap_or_default();
                 format!("it was rolled back and is not tried again: {reason}")
@@ -253,7 +258,7 @@ impl Watcher {
                 format!("it is not installed, and not tried again: {}", error.message.trim_end_matches('.'))
             }
         };
-        self.tell(told);
+        self.warn(message);
         false
     }
 

@@ -133,7 +133,7 @@ pub(in crate::supervisor) fn was_called_off(name: &ServiceName, error: &Error) -
 
 /// What calls off the work before the machine is asked.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::supervisor) enum CallOff {
+pub(in crate::supervisor) enum CancelCause {
     /// A stop, which calls off a first start.
     Stop,
     /// A cancellation, which calls off any work.
@@ -142,7 +142,7 @@ pub(in crate::supervisor) enum CallOff {
 
 /// The work that was called off.
 #[derive(Debug, Default)]
-pub(in crate::supervisor) struct CalledOff {
+pub(in crate::supervisor) struct CancelledWork {
     /// The version that was being brought in: its outcome is decided, and the caller waits until the work has ended.
     pub(in crate::supervisor) preparation: Option<(api::Outcome, Rc<Preparation>)>,
     /// Whether a start was called off that waited for its next attempt.
@@ -151,13 +151,13 @@ pub(in crate::supervisor) struct CalledOff {
 
 impl Service {
     /// Calls off the work before the machine is asked.
-    pub(in crate::supervisor) fn call_off_before(&mut self, by: CallOff) -> CalledOff {
+    pub(in crate::supervisor) fn call_off_before(&mut self, by: CancelCause) -> CancelledWork {
         let preparation = match by {
-            CallOff::Stop => self.call_off_first(),
-            CallOff::Cancel => self.call_off_preparation(),
+            CancelCause::Stop => self.call_off_first(),
+            CancelCause::Cancel => self.call_off_preparation(),
         };
-        let waiting_start = matches!((by, &preparation), (CallOff::Stop, None)) && self.call_off_start();
-        CalledOff { preparation, waiting_start }
+        let waiting_start = matches!((by, &preparation), (CancelCause::Stop, None)) && self.call_off_start();
+        CancelledWork { preparation, waiting_start }
     }
 
     /// Calls off bringing in a version, if that is in progress. Its caller gets an error. The work is over when
@@ -172,18 +172,18 @@ impl Service {
             Phase::Stopped => api::Ending::Stopped,
             _ => api::Ending::RolledBack,
         };
-        let outcome = self.as_it_is(ending, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        let outcome = self.current_outcome(ending, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         Some((api::Outcome { reason: Some(CANCELLED.to_owned()), ..outcome }, preparation))
     }
 
     /// Whether the first version of the service is being brought in.
-    pub(in crate::supervisor) fn is_first_brought_in(&self) -> bool {
+    pub(in crate::supervisor) fn is_first_imported(&self) -> bool {
         self.versions.preparation.as_ref().is_some_and(|preparation| preparation.is_first())
     }
 
     /// Calls off the first start of a service, if its version is still being brought in.
     fn call_off_first(&mut self) -> Option<(api::Outcome, Rc<Preparation>)> {
-        if !self.is_first_brought_in() || self.machine.phase() != Phase::Stopped {
+        if !self.is_first_imported() || self.machine.phase() != Phase::Stopped {
             return None;
         }
         if self.journal.standing().wanted {
@@ -203,11 +203,11 @@ impl Service {
             accept_gap_us: None,
             ..entry
         });
-        self.as_it_is(api::Ending::Stopped, took_us)
+        self.current_outcome(api::Ending::Stopped, took_us)
     }
 
     /// The current state, as the outcome of an operation that has no handoff.
-    pub(in crate::supervisor) fn as_it_is(&self, outcome: api::Ending, took_us: u64) -> api::Outcome {
+    pub(in crate::supervisor) fn current_outcome(&self, outcome: api::Ending, took_us: u64) -> api::Outcome {
         let shown = self.shown();
         api::Outcome {
             service: self.name.clone(),

@@ -16,7 +16,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::hooks::must_pass;
-use super::install::{Pipeline, Wanted};
+use super::install::{Pipeline, RequestedVersion};
 use crate::config;
 use crate::control::{Caller, Error, Kind, api};
 use crate::history::Operation;
@@ -25,7 +25,7 @@ use crate::supervisor::operations::{RequestedOperation, UpgradeLimits};
 use crate::supervisor::service::{Handle, START_LIMIT, Service};
 
 /// The pause before another attempt to bring in what is staged.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Makes the next start use what is staged.
@@ -92,8 +92,8 @@ pub(in crate::supervisor) async fn check_staged(
 ) -> Result<(), Error> {
     let Some(staged) = handle.read(|service| service.versions.staged.clone()) else { return Ok(()) };
     let Some(command) = config.hooks.preflight.as_ref().filter(|_| !staged.is_checked) else { return Ok(()) };
-    let told = handle.read(|service| service.told(&staged.binary, Operation::Install.as_str()));
-    let passed = must_pass(command, &told, &staged.binary, config, std::future::pending()).await;
+    let variables = handle.read(|service| service.variables(&staged.binary, Operation::Install.as_str()));
+    let passed = must_pass(command, &variables, &staged.binary, config, std::future::pending()).await;
     if passed.is_err() {
         handle.with(Service::unstage);
     }
@@ -115,22 +115,22 @@ pub(in crate::supervisor) async fn stage(handle: &Handle, staged: Staged) -> Res
 }
 
 /// Upgrades to a version that was staged while no daemon ran, if its service runs.
-pub(in crate::supervisor) fn bring_in_staged(handle: Handle) {
+pub(in crate::supervisor) fn import_all_staged(handle: Handle) {
     if !handle.read(|service| service.versions.staged.is_some() && service.machine.phase() != Phase::Stopped)
     {
         return;
     }
     spawn_local(async move {
-        if let Err(error) = bring_in(&handle).await {
+        if let Err(error) = import_staged(&handle).await {
             tracing::error!("{error}");
             handle.with(|service| service.problems.staged_refused(&error));
         }
     });
 }
 
-async fn bring_in(handle: &Handle) -> Result<(), Error> {
+async fn import_staged(handle: &Handle) -> Result<(), Error> {
     loop {
-        let turn = handle.turn().lock_owned().await;
+        let turn = handle.import_lock().lock_owned().await;
         handle.settled().await;
         let (staged, phase, config) = handle.read(|service| {
             (service.versions.staged.clone(), service.machine.phase(), service.config.clone())
@@ -141,13 +141,15 @@ async fn bring_in(handle: &Handle) -> Result<(), Error> {
             Caller::own("it was installed while there was no daemon"),
         );
         let wanted = match handle.read(|service| service.versions.store.version_at(&staged.binary)) {
-            Some(version) => Wanted::Kept(Box::new(version)),
-            None => Wanted::Path(staged.given.clone(), api::Claims::default(), staged.version.clone()),
+            Some(version) => RequestedVersion::Kept(Box::new(version)),
+            None => {
+                RequestedVersion::Path(staged.given.clone(), api::Claims::default(), staged.version.clone())
+            }
         };
         let pipeline = Pipeline::begin(handle.clone(), config, asked, None, turn);
         match pipeline.run(wanted, true, UpgradeLimits::default()).await {
             // Nothing reports when the obstacle is gone.
-            Err(error) if error.kind == Kind::Busy => sleep(AGAIN).await,
+            Err(error) if error.kind == Kind::Busy => sleep(RETRY_PAUSE).await,
             ended => {
                 handle.with(Service::unstage);
                 return ended.map(|_| ());

@@ -20,13 +20,13 @@ use crate::history;
 use crate::store::{self, ContentMatch, Id, Store, Version};
 use crate::supervisor::daemon::Daemon;
 use crate::supervisor::process::{Process, Token};
-use crate::supervisor::service::{Handle, Service, put_back};
+use crate::supervisor::service::{Handle, Service, restore_current_version};
 use crate::sys::regular;
 
 /// Maximum size of a file that is read for a comparison.
 const READ_MAX_BYTES: u64 = 16 << 20;
 /// How long a caller waits for a file system that hangs.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of characters shown of the version that a process reports.
 const NAME_MAX: usize = 128;
 /// Time limit of the file system for removing versions.
@@ -74,7 +74,7 @@ impl Service {
     /// The binary at a path in the store. Its hash is its name.
     pub(in crate::supervisor) fn stored_binary(&self, path: &Path) -> Option<Binary> {
         let version = self.versions.store.version_at(path)?;
-        Some(Binary { path: path.to_string_lossy().into_owned(), sha256: version.made.id.0 })
+        Some(Binary { path: path.to_string_lossy().into_owned(), sha256: version.metadata.id.0 })
     }
 
     /// The current version, for users.
@@ -83,7 +83,7 @@ impl Service {
         let current = self.current_binary().filter(|binary| Path::new(&binary.path) == path);
         let version = self.name_of(&path, current.map(|binary| &binary.sha256));
         match self.versions.store.version_at(&path) {
-            Some(Version { used, .. }) => {
+            Some(Version { usage: used, .. }) => {
                 let source = used.source.map(|source| source.path);
                 ShownVersions { path: source.unwrap_or_else(|| path.clone()), stored: Some(path), version }
             }
@@ -103,23 +103,23 @@ impl Service {
     }
 
     /// Records the version that a process reports. It overrides what was read before, and the store keeps it.
-    pub(in crate::supervisor) fn learn_version(&mut self, serial: Token, id: HandoffId, said: &str) {
+    pub(in crate::supervisor) fn learn_version(&mut self, token: Token, id: HandoffId, said: &str) {
         let version: String = said.chars().filter(|it| !it.is_control()).take(NAME_MAX).collect();
         let version = version.trim();
-        let process = self.processes.find_mut(serial);
+        let process = self.processes.find_mut(token);
         // Another id violates the protocol.
         let Some(process) = process.filter(|_| id == self.machine.handoff() && !version.is_empty()) else {
             return;
         };
         process.release = Some(version.to_owned());
         let (handoff, path) = (process.handoff, PathBuf::from(&process.binary.path));
-        for asked in self.operations.asked_mut() {
+        for asked in self.operations.requested_mut() {
             asked.learn_version(handoff, version);
         }
         if let Some(stored) = self.versions.store.version_at(&path) {
             let (store, version) = (Arc::clone(&self.versions.store), version.to_owned());
             self.lanes.history.post(move || {
-                if let Err(error) = store.note_told(&stored.made.id, &version) {
+                if let Err(error) = store.note_reported_version(&stored.metadata.id, &version) {
                     tracing::warn!(%error, version, "the store does not learn what this version says it is");
                 }
             });
@@ -127,11 +127,11 @@ impl Service {
     }
 
     /// A binary, as the history records it.
-    pub(in crate::supervisor) fn told_version(&self, binary: &Binary) -> history::Version {
+    pub(in crate::supervisor) fn history_version(&self, binary: &Binary) -> history::Version {
         let sha256 = (binary.sha256 != [0; 32]).then(|| hex(&binary.sha256));
         let path = PathBuf::from(&binary.path);
         let version = self.name_of(&path, Some(&binary.sha256));
-        let source = self.versions.store.version_at(&path).and_then(|version| version.used.source);
+        let source = self.versions.store.version_at(&path).and_then(|version| version.usage.source);
         history::Version { path: source.map_or(path, |source| source.path), sha256, version }
     }
 
@@ -150,23 +150,10 @@ impl Service {
         }
     }
 
-    /// Notes in the store that the version that ran last was taken back. Does not wait for that.
-    pub(in crate::supervisor) fn note_undone(&self) {
-        let Some(undone) = &self.journal.standing().previous else { return };
-        let Some(version) = self.versions.store.version_at(Path::new(&undone.binary.path)) else { return };
-        let (store, id, generation) =
-            (Arc::clone(&self.versions.store), version.made.id, undone.generation.0);
-        self.lanes.history.post(move || {
-            if let Err(error) = store.note_undone(&id, generation) {
-                tracing::warn!(%error, generation, "the store does not know that this generation was undone");
-            }
-        });
-    }
-
     fn generation_in_store(&self) -> Option<(Id, u64)> {
         let current = self.journal.standing().current.as_ref()?;
         let version = self.versions.store.version_at(Path::new(&current.binary.path))?;
-        Some((version.made.id, current.generation.0))
+        Some((version.metadata.id, current.generation.0))
     }
 
     /// Removes what an earlier daemon has left in the middle of an import. Does not wait for that.
@@ -195,25 +182,25 @@ impl Service {
         let paths = journal.chain(attempt).chain(processes).map(PathBuf::from).chain(first).chain(staged);
         paths
             .filter_map(|path| self.versions.store.version_at(&path))
-            .map(|version| version.made.id)
+            .map(|version| version.metadata.id)
             .collect()
     }
 
     fn version_status(&self, version: &Version) -> api::VersionStatus {
-        let current = self.generation_in_store().is_some_and(|(id, _)| id == version.made.id);
+        let current = self.generation_in_store().is_some_and(|(id, _)| id == version.metadata.id);
         api::VersionStatus {
             service: self.name.clone(),
-            sha256: version.made.id.to_string(),
+            sha256: version.metadata.id.to_string(),
             version: version.name().map(str::to_owned),
-            kind: version.made.kind,
-            binary: version.used.source.as_ref().map(|source| source.path.clone()),
+            kind: version.metadata.kind,
+            binary: version.usage.source.as_ref().map(|source| source.path.clone()),
             stored: self.versions.store.path_of(version),
-            size_bytes: version.made.size_bytes,
-            added_at: version.made.added_unix_ms,
-            generations: version.used.generations.clone(),
-            undone: version.used.is_undone(),
+            size_bytes: version.metadata.size_bytes,
+            added_at: version.metadata.added_unix_ms,
+            generations: version.usage.generations.clone(),
+            undone: version.usage.is_undone(),
             current,
-            pinned: version.used.pinned,
+            pinned: version.usage.pinned,
         }
     }
 
@@ -222,11 +209,11 @@ impl Service {
         let named = self.comparison(&self.config.binary);
         match self.versions.store.version_at(Path::new(&binary.path)) {
             Some(version) => {
-                let stored = version.used.source.as_ref().map(store::PathRecord::from);
+                let stored = version.usage.source.as_ref().map(store::PathRecord::from);
                 VersionQuery {
                     named,
                     stored,
-                    kept: Some((Arc::clone(&self.versions.store), version)),
+                    in_store: Some((Arc::clone(&self.versions.store), version)),
                     in_place: None,
                 }
             }
@@ -245,36 +232,6 @@ impl Service {
     }
 }
 
-impl Service {
-    /// The version that a rollback means.
-    pub(super) fn to_go_back_to(&self, generation: Option<u64>) -> Result<Version, Error> {
-        let current = self.current_binary().map(|binary| binary.sha256);
-        let versions = self.versions.store.versions();
-        let ran = || versions.iter().filter(|it| it.used.last_generation().is_some());
-        let found = match generation {
-            Some(generation) => ran().find(|it| it.used.generations.contains(&generation)),
-            // One that was taken back would fail again.
-            None => ran().find(|it| Some(it.made.id.0) != current && !it.used.is_undone()),
-        };
-        found.cloned().ok_or_else(|| {
-            let mut kept: Vec<u64> = ran().flat_map(|it| it.used.generations.iter().copied()).collect();
-            kept.sort_unstable();
-            let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
-            let cause = match generation {
-                Some(generation) => format!("the version of generation {generation} is not kept"),
-                None if ran().any(|it| it.used.is_undone()) => {
-                    "no other version is kept that ran and was not taken back; name a generation to go back to such a version".to_owned()
-                }
-                None => "no other version that ran is kept".to_owned(),
-            };
-            let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
-            let hint =
-                format!("Generations whose versions are kept: {kept}; see: handoff versions {}", self.name);
-            Error::rejected(&self.name, cause, hint)
-        })
-    }
-}
-
 fn note(store: &Store, id: &Id, generation: u64) {
     if let Err(error) = store.note_committed(id, generation) {
         tracing::warn!(%error, generation, "the store does not know of this generation");
@@ -288,7 +245,7 @@ struct VersionQuery {
     /// What was at the path that was given, if the running version is in the store.
     stored: Option<store::PathRecord>,
     /// The running version, and the store that has it.
-    kept: Option<(Arc<Store>, Version)>,
+    in_store: Option<(Arc<Store>, Version)>,
     in_place: Option<UnstoredProgram>,
 }
 
@@ -320,7 +277,7 @@ impl VersionQuery {
         VersionFindings {
             skew: stored.or_else(|| self.in_place.as_ref()?.skew()),
             named: self.named.as_ref().and_then(Comparison::answer),
-            is_lost: self.kept.as_ref().is_some_and(|(store, version)| !store.is_whole(version)),
+            is_lost: self.in_store.as_ref().is_some_and(|(store, version)| !store.is_whole(version)),
         }
     }
 }
@@ -352,14 +309,14 @@ impl UnstoredProgram {
 
 /// The state of services, and whether the files that they came from are still the same.
 pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::ServiceStatus> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     // All checks run at the same time, each in a lane of its own.
     let look = |handle: &Handle| {
         handle.with(|service| {
-            service.look_after_journal();
+            service.maintain_journal();
             service.renew_ended();
             let question = service.question();
-            (service.status(), service.lanes.looks.run(move || question.see()))
+            (service.status(), service.lanes.comparisons.run(move || question.see()))
         })
     };
     let looks: Vec<_> = handles.iter().map(look).collect();
@@ -371,7 +328,7 @@ pub(in crate::supervisor) async fn statuses(handles: Vec<Handle>) -> Vec<api::Se
                 let named_by_file = || handle.read(|service| service.config.binary.clone());
                 status.named = named.map(|is| api::Named { binary: named_by_file(), is });
                 if is_lost {
-                    status.problem = Some(put_back(handle).await);
+                    status.problem = Some(restore_current_version(handle).await);
                 }
             }
             Ok(Err(_)) | Err(_) => {
@@ -429,12 +386,12 @@ impl Daemon {
         asked: api::Pin,
     ) -> Result<Vec<api::VersionStatus>, Error> {
         let (store, lane) = (handle.store(), handle.lanes().imports);
-        let version = store.meant_by(&asked.version).map_err(|error| {
-            let message = format!("Nothing of service {:?} is pinned: {error}.", asked.service.as_str());
-            Error::new(Kind::Rejected, message, error.hint())
+        let version = store.find_by_word(&asked.version).map_err(|error| {
+            let message = format!("Service {:?}: {error}.", asked.service.as_str());
+            Error::new(Kind::UnknownVersion, message, error.hint())
         })?;
         let at = store.path_of(&version);
-        let pinned = lane.run(move || store.pin(&version.made.id, asked.pinned)).await;
+        let pinned = lane.run(move || store.pin(&version.metadata.id, asked.pinned)).await;
         let pinned = pinned.map_err(|error| unfinished(&asked.service, &at, &error))?.map_err(|error| {
             let message =
                 format!("The version of service {:?} is not pinned: {error}.", asked.service.as_str());
@@ -450,11 +407,11 @@ impl Daemon {
         let mut removed = Vec::new();
         let is_one = handles.len() == 1;
         for handle in handles {
-            let (name, turn) = (handle.name(), handle.turn());
+            let (name, turn) = (handle.name(), handle.import_lock());
             // An upgrade holds the turn until its probation is over, and removes versions itself.
             match turn.try_lock() {
                 Ok(_turn) => removed.extend(collect(&handle).await?),
-                Err(_) if is_one => return Err(Error::busy(&name, "another version is brought in")),
+                Err(_) if is_one => return Err(handle.read(Service::is_at_work)),
                 Err(_) => {
                     tracing::info!(service = %name, "another version is brought in: nothing is removed now")
                 }

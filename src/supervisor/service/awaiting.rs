@@ -14,24 +14,24 @@ use crate::supervisor::input::Input;
 use crate::supervisor::process::Token;
 
 /// The pause before an address is tried again.
-const ADDRESS_AGAIN: Duration = Duration::from_secs(1);
+const ADDRESS_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The first pause before anything else is tried again, which can be much work. Each pause is twice as long as the
 /// one before.
-const AGAIN: Duration = Duration::from_secs(2);
-const AGAIN_MAX: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl Service {
     /// Waits for an address that is not available now, but may be soon: the network comes late, or another process is
     /// just leaving.
     pub(in crate::supervisor) fn await_address(&mut self, error: &Error) {
-        self.try_again(error, ADDRESS_AGAIN);
+        self.try_again(error, ADDRESS_RETRY_PAUSE);
     }
 
     /// Waits for a version that cannot be brought in now, but may be soon: a disk is full, or a file system is
     /// mounted late.
     pub(in crate::supervisor) fn await_first(&mut self, error: &Error) {
         let before = self.next_start.awaited.as_ref().and_then(|awaited| awaited.pause);
-        let pause = before.map_or(AGAIN, |pause| (2 * pause).clamp(AGAIN, AGAIN_MAX));
+        let pause = before.map_or(RETRY_PAUSE, |pause| (2 * pause).clamp(RETRY_PAUSE, RETRY_PAUSE_MAX));
         self.try_again(error, pause);
     }
 
@@ -42,38 +42,38 @@ impl Service {
             tracing::error!("{problem}");
         }
         self.next_start.is_in(pause.as_millis() as u64);
-        let (serial, inputs) = (self.next_token(), self.inputs.clone());
+        let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             sleep(pause).await;
-            inputs.send(Input::TryAgain(serial));
+            inputs.send(Input::RetryDue(token));
         });
         self.next_start.awaited =
-            Some(AwaitedStart { serial, timer: Some(task.abort_handle()), pause: Some(pause) });
+            Some(AwaitedStart { token, timer: Some(task.abort_handle()), pause: Some(pause) });
     }
 
     /// Tries a start again after its pause.
-    pub(in crate::supervisor) fn start_again(&mut self, serial: Token) {
-        if !self.awaits(serial) {
+    pub(in crate::supervisor) fn start_again(&mut self, token: Token) {
+        if !self.awaits(token) {
             return;
         }
         match self.machine.phase() {
             // Something may have been installed meanwhile.
-            Phase::Stopped => self.start_when_brought_in(),
+            Phase::Stopped => self.start_when_imported(),
             _ => self.next_start.awaited = None,
         }
     }
 
-    /// Begins to bring in what the service is started from. Returns the serial of this start for [`Service::awaits`].
+    /// Begins to bring in what the service is started from. Returns the token of this start for [`Service::awaits`].
     pub(in crate::supervisor) fn begin_awaited(&mut self) -> Token {
         let pause = self.next_start.awaited.as_ref().and_then(|awaited| awaited.pause);
-        let serial = self.next_token();
-        self.next_start.awaited = Some(AwaitedStart { serial, timer: None, pause });
-        serial
+        let token = self.next_token();
+        self.next_start.awaited = Some(AwaitedStart { token, timer: None, pause });
+        token
     }
 
     /// Whether this start is still waited for: it was neither called off nor replaced by another one.
-    pub(in crate::supervisor) fn awaits(&self, serial: Token) -> bool {
-        self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.serial == serial)
+    pub(in crate::supervisor) fn awaits(&self, token: Token) -> bool {
+        self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.token == token)
     }
 
     /// Whether a start waits for its next attempt.
@@ -121,7 +121,7 @@ impl NextStart {
 /// A start that no client waits for. Drop calls it off.
 #[derive(Debug)]
 struct AwaitedStart {
-    serial: Token,
+    token: Token,
     /// The timer of the next attempt. `None` during an attempt.
     timer: Option<AbortHandle>,
     /// The last pause.

@@ -14,7 +14,7 @@ use crate::supervisor::input::Input;
 const LIMIT_BYTES: u64 = 64 * 1024;
 
 /// How long a request lets a compaction go first. A disk takes milliseconds; one that hangs holds nothing up here.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Service {
     /// At rest, replaces a journal that has grown. Another thread waits for the disk.
@@ -71,6 +71,6 @@ impl Handle {
     pub(in crate::supervisor) async fn compacted(&self) {
         let compacted = self.until(|service| !service.disk.is_compacting());
         // A disk that takes longer is not waited for.
-        let _ = timeout(PATIENCE, compacted).await;
+        let _ = timeout(TIMEOUT, compacted).await;
     }
 }

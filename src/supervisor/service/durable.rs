@@ -18,10 +18,10 @@ impl Service {
     pub(in crate::supervisor) fn record_durably(
         &mut self,
         id: HandoffId,
-        lasting: DurableFact,
+        fact: DurableFact,
         events: &mut VecDeque<Event>,
     ) {
-        let fact = match lasting {
+        let record = match fact {
             DurableFact::Commit => {
                 self.operations.timeline_mut().gap_ends();
                 Fact::Committed { handoff: id }
@@ -29,35 +29,35 @@ impl Service {
             DurableFact::Revert => Fact::Reverted { handoff: id },
         };
         // Folded once it is on disk, not before.
-        let pending = match self.journal.prepare(fact) {
+        let pending = match self.journal.prepare(record) {
             Ok(pending) => pending,
             Err(error) => return events.push_back(Event::NotDurable(error.to_string())),
         };
-        let serial = self.next_token();
-        let task = self.wait_for_disk(serial);
-        self.disk.recording = Some(Recording { serial, lasting, pending, task });
+        let token = self.next_token();
+        let task = self.wait_for_disk(token);
+        self.disk.recording = Some(Recording { token, fact, pending, task });
     }
 
-    fn wait_for_disk(&self, serial: Token) -> AbortHandle {
+    fn wait_for_disk(&self, token: Token) -> AbortHandle {
         let (storage, inputs) = (self.journal.storage(), self.inputs.clone());
         let synced = self.lanes.journal.run(move || storage.sync());
         let task = spawn_local(async move {
-            inputs.send(Input::Synced(serial, synced.await.and_then(|synced| synced)));
+            inputs.send(Input::Synced(token, synced.await.and_then(|synced| synced)));
         });
         task.abort_handle()
     }
 
     /// Handles the answer of the disk.
-    pub(in crate::supervisor) fn synced(&mut self, serial: Token, synced: io::Result<()>) {
-        let Some(mut recording) = self.disk.recording.take_if(|it| it.serial == serial) else { return };
+    pub(in crate::supervisor) fn synced(&mut self, token: Token, synced: io::Result<()>) {
+        let Some(mut recording) = self.disk.recording.take_if(|it| it.token == token) else { return };
         if self.journal.waits_again(&mut recording.pending) {
-            recording.task = self.wait_for_disk(serial);
+            recording.task = self.wait_for_disk(token);
             self.disk.recording = Some(recording);
             return;
         }
         match self.journal.settle(recording.pending, synced) {
             Ok(()) => {
-                if recording.lasting == DurableFact::Revert {
+                if recording.fact == DurableFact::Revert {
                     self.note_undone();
                 }
                 self.note_generation();
@@ -92,18 +92,18 @@ pub(in crate::supervisor) struct PendingWrites {
     /// Whether a shorter journal is on its way.
     is_compacting: bool,
     /// What a commit needs, reserved while an attempt is in progress.
-    means: Option<ThreadHold>,
+    reserved: Option<ThreadHold>,
 }
 
 impl PendingWrites {
     /// Reserves what the commit of an attempt needs.
     pub(in crate::supervisor) fn reserve(&mut self, means: ThreadHold) {
-        self.means = Some(means);
+        self.reserved = Some(means);
     }
 
     /// Releases what was reserved: no attempt is in progress.
     pub(in crate::supervisor) fn release(&mut self) {
-        self.means = None;
+        self.reserved = None;
     }
 
     /// Whether a shorter journal is on its way.
@@ -120,8 +120,8 @@ impl PendingWrites {
 /// A durable fact on its way to the disk.
 #[derive(Debug)]
 struct Recording {
-    serial: Token,
-    lasting: DurableFact,
+    token: Token,
+    fact: DurableFact,
     pending: PendingRecord,
     task: AbortHandle,
 }

@@ -17,7 +17,7 @@ use crate::config::format_duration_ms;
 use crate::control::{Error, Kind, api};
 use crate::shim;
 use crate::supervisor::process::{ProcessRole, terminate};
-use crate::supervisor::rollout::Drains;
+use crate::supervisor::rollout::DrainEvent;
 
 /// The reason of an upgrade that another daemon had begun.
 const COMPLETED: &str = "the daemon that began this upgrade was lost; the new process served, and the next daemon completed the upgrade";
@@ -41,12 +41,16 @@ impl Service {
             Action::ToIncumbent(id, ToService::State(state)) => {
                 self.hand_on(ProcessRole::Incumbent, id, state)
             }
-            Action::ToSuccessor(id, message) => self.tell_successor(id, &message, events),
+            Action::ToSuccessor(id, message) => self.send_to_successor(id, &message, events),
             Action::ToIncumbent(id, message) => {
                 match &message {
                     ToService::Seal(_) => self.operations.timeline_mut().gap_begins(),
-                    ToService::Prepare(_) => self.tell_of_drain(self.processes.incumbent(), Drains::Begins),
-                    ToService::Resume(_) => self.tell_of_drain(self.processes.incumbent(), Drains::GoesOn),
+                    ToService::Prepare(_) => {
+                        self.run_drain_command(self.processes.incumbent(), DrainEvent::Begins)
+                    }
+                    ToService::Resume(_) => {
+                        self.run_drain_command(self.processes.incumbent(), DrainEvent::GoesOn)
+                    }
                     _ => {}
                 }
                 if let Some(process) = self.processes.incumbent() {
@@ -54,7 +58,7 @@ impl Service {
                     process.send(id, &message, &[]);
                 }
             }
-            Action::ToOutgoing(id, message) => self.tell_outgoing(id, &message),
+            Action::ToOutgoing(id, message) => self.send_to_outgoing(id, &message),
             Action::AwaitQuiet(id) => self.await_quiet(id, events),
             Action::TerminateSuccessor | Action::KillSuccessor if self.processes.successor().is_none() => {
                 self.give_up_start();
@@ -70,21 +74,21 @@ impl Service {
             Action::Probe(id, limit_ms) => self.probe(id, limit_ms, events),
             Action::SteerShare(permille) => self.steer_share(permille),
             Action::SteerToSuccessor => {
-                self.tell_share();
+                self.report_share();
                 self.steer(self.processes.successor().map(|process| process.slot));
                 self.retire_unused_slots();
             }
             Action::SteerToIncumbent => {
-                self.tell_share();
+                self.report_share();
                 self.steer(self.processes.incumbent().map(|process| process.slot));
                 self.operations.timeline_mut().gap_ends();
                 self.retire_unused_slots();
             }
-            Action::RecordDurably(id, lasting) => self.record_durably(id, lasting, events),
+            Action::RecordDurably(id, fact) => self.record_durably(id, fact, events),
             Action::GiveUpRecord => self.give_up_record(),
             Action::Promote => {
                 self.processes.promote();
-                self.monitor.spare();
+                self.monitor.clear_kill_reason();
                 if let (Some(listening), Some(process)) = (&mut self.listening, self.processes.incumbent()) {
                     listening.lengthen_queues(process.slot);
                     listening.serve();
@@ -112,9 +116,10 @@ impl Service {
                 self.disarm(deadline)
             }
             Action::Failed(reason) => {
-                let reason = self.as_told(reason);
+                let reason = self.without_own_error(reason);
                 tracing::warn!(handoff = %self.machine.handoff(), "{reason}");
-                self.problems.failed(self.with_requests(&reason));
+                let hint = self.start_hint(&reason).map_or_else(String::new, |hint| format!(" ({hint})"));
+                self.problems.failed(format!("{}{hint}", self.with_requests(&reason)));
             }
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),
@@ -164,7 +169,7 @@ impl Service {
         process.agree(version);
     }
 
-    fn tell_successor(&mut self, id: HandoffId, message: &ToService, events: &mut VecDeque<Event>) {
+    fn send_to_successor(&mut self, id: HandoffId, message: &ToService, events: &mut VecDeque<Event>) {
         if matches!(message, ToService::Begin(_)) {
             self.note(Fact::Begun { handoff: id });
             self.watch_the_lock(id);
@@ -182,9 +187,9 @@ impl Service {
         }
     }
 
-    fn tell_outgoing(&mut self, id: HandoffId, message: &ToService) {
+    fn send_to_outgoing(&mut self, id: HandoffId, message: &ToService) {
         if matches!(message, ToService::Prepare(_)) {
-            self.tell_of_drain(self.processes.outgoing(), Drains::Begins);
+            self.run_drain_command(self.processes.outgoing(), DrainEvent::Begins);
         }
         let Some(process) = self.processes.outgoing() else { return };
         self.prepare_end(process, id, message);
@@ -201,7 +206,7 @@ impl Service {
 
     fn report(&mut self, outcome: Outcome) {
         self.operations.timeline_mut().decided();
-        self.operations.timeline_mut().told();
+        self.operations.timeline_mut().reported();
         self.collect_all_killed();
         let (ending, reason) = match outcome {
             Outcome::Started => (api::Ending::Started, None),
@@ -210,7 +215,7 @@ impl Service {
             Outcome::RolledBack(reason) => (api::Ending::RolledBack, Some(reason)),
             Outcome::Failed(reason) => (api::Ending::Failed, Some(reason)),
         };
-        let reason = reason.map(|reason| self.as_told(reason));
+        let reason = reason.map(|reason| self.without_own_error(reason));
         tracing::info!(?ending, reason = reason.as_ref().map(ToString::to_string));
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
         if is_well {
@@ -237,7 +242,7 @@ impl Service {
             lost_datagrams: self.operations.timeline().lost(),
             phases,
             killed: self.problems.killed(),
-            ..self.as_it_is(ending, took_us)
+            ..self.current_outcome(ending, took_us)
         };
         self.operations.ended(outcome.clone());
         self.record_end(ending.into(), outcome.reason.as_deref());
@@ -245,9 +250,9 @@ impl Service {
     }
 
     /// If a shim cannot write a file of handoff, that says nothing about the health of its program.
-    fn as_told(&self, reason: Reason) -> Reason {
+    fn without_own_error(&self, reason: Reason) -> Reason {
         match reason {
-            Reason::Unhealthy(why) if self.config.adapter.is_foreign() && shim::is_own_trouble(&why) => {
+            Reason::Unhealthy(why) if self.config.adapter.is_foreign() && shim::is_own_error(&why) => {
                 Reason::Spawn(why)
             }
             reason => reason,
@@ -261,8 +266,8 @@ impl Service {
             let hint = "After a restart of the machine the old version would be started: mend the disk, then upgrade.";
             return Error::new(Kind::StorageFailed, message, hint);
         }
-        let told = self.problems.with_lock(reason.to_string());
-        let message = format!("Service {:?} could not be started: {told}.", self.name.as_str());
+        let text = self.problems.with_lock(reason.to_string());
+        let message = format!("Service {:?} could not be started: {text}.", self.name.as_str());
         let (message, hint) = match self.end_try(false) {
             Some(tried) => {
                 let what = format!("{message} That was {}, which is given up.", tried.display());

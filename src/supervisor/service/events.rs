@@ -13,32 +13,32 @@ use crate::supervisor::process::{Process, ProcessEvent, ProcessRole, Token};
 
 impl Service {
     /// Handles an event of a process. If the process was let go meanwhile, the event is dropped.
-    pub(in crate::supervisor) fn process_event(&mut self, serial: Token, event: ProcessEvent) {
-        let Some(place) = self.processes.role_of(serial) else { return };
+    pub(in crate::supervisor) fn process_event(&mut self, token: Token, event: ProcessEvent) {
+        let Some(place) = self.processes.role_of(token) else { return };
         let said = match event {
-            ProcessEvent::Said(id, FromService::Adopted(adopted), fds) => {
-                match self.adopted(serial, &adopted, fds) {
-                    Ok(()) => ProcessEvent::Said(id, FromService::Adopted(adopted), Vec::new()),
+            ProcessEvent::Message(id, FromService::Adopted(adopted), fds) => {
+                match self.adopted(token, &adopted, fds) {
+                    Ok(()) => ProcessEvent::Message(id, FromService::Adopted(adopted), Vec::new()),
                     Err(what) => ProcessEvent::Garbage(what),
                 }
             }
             event => event,
         };
         let killed = match said {
-            ProcessEvent::Gone(_) => self.forget_process(serial),
+            ProcessEvent::Gone(_) => self.forget_process(token),
             _ => Vec::new(),
         };
-        if let ProcessEvent::Said(id, FromService::Release(release), _) = &said {
-            self.learn_version(serial, *id, &release.version);
+        if let ProcessEvent::Message(id, FromService::Release(release), _) = &said {
+            self.learn_version(token, *id, &release.version);
         }
         let event = match (place, said) {
-            (ProcessRole::Incumbent, ProcessEvent::Said(id, message, fds)) => {
+            (ProcessRole::Incumbent, ProcessEvent::Message(id, message, fds)) => {
                 self.processes.hold_fds(fds);
                 if matches!(message, FromService::Resumed(_)) {
                     self.operations.timeline_mut().gap_ends();
                     self.processes.incumbent().into_iter().for_each(Process::not_asked_to_end);
                 }
-                self.look_at_what_is_left(serial, &message);
+                self.inspect_leftovers(token, &message);
                 Event::FromIncumbent(id, message)
             }
             (ProcessRole::Incumbent, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Incumbent, what),
@@ -47,16 +47,18 @@ impl Service {
                 self.note_death(exit, &killed);
                 Event::IncumbentGone(exit)
             }
-            (ProcessRole::Successor, ProcessEvent::Said(id, message, _)) => Event::FromSuccessor(id, message),
+            (ProcessRole::Successor, ProcessEvent::Message(id, message, _)) => {
+                Event::FromSuccessor(id, message)
+            }
             (ProcessRole::Successor, ProcessEvent::Garbage(what)) => Event::Garbage(Role::Successor, what),
             (ProcessRole::Successor, ProcessEvent::HungUp) => Event::HungUp(Role::Successor),
             (ProcessRole::Successor, ProcessEvent::Gone(exit)) => {
                 self.forget_successor();
                 Event::SuccessorGone(exit)
             }
-            (ProcessRole::Outgoing, ProcessEvent::Said(id, message, fds)) => {
+            (ProcessRole::Outgoing, ProcessEvent::Message(id, message, fds)) => {
                 self.processes.hold_fds(fds);
-                self.look_at_what_is_left(serial, &message);
+                self.inspect_leftovers(token, &message);
                 Event::FromOutgoing(id, message)
             }
             (ProcessRole::Outgoing, ProcessEvent::Gone(exit)) => {
@@ -80,8 +82,8 @@ impl Service {
     }
 
     /// Records what a process has left behind, if it has sealed: its program is gone.
-    fn look_at_what_is_left(&mut self, serial: Token, message: &FromService) {
-        let handoff = self.processes.find(serial).map(|process| process.handoff);
+    fn inspect_leftovers(&mut self, token: Token, message: &FromService) {
+        let handoff = self.processes.find(token).map(|process| process.handoff);
         if let (FromService::Sealed(_), Some(handoff)) = (message, handoff) {
             self.note_connections(handoff);
         }
@@ -109,8 +111,8 @@ impl Service {
     }
 
     /// Forgets a process: no later daemon has to ask how it ended, or what it is doing. Returns what its shim killed.
-    fn forget_process(&mut self, serial: Token) -> Vec<Killed> {
-        let Some(handoff) = self.processes.find(serial).map(|process| process.handoff) else {
+    fn forget_process(&mut self, token: Token) -> Vec<Killed> {
+        let Some(handoff) = self.processes.find(token).map(|process| process.handoff) else {
             return Vec::new();
         };
         let killed = self.collect_killed(handoff);
@@ -131,7 +133,7 @@ impl Service {
         if !self.machine.is_on_probation() {
             self.problems.died(match self.monitor.take_kill_reason() {
                 Some(why) => format!("The process {pid} did not serve: {why}, so it was killed"),
-                None => format!("The process {pid} {exit}{}", left(killed)),
+                None => format!("The process {pid} {exit}{}", left_behind_clause(killed)),
             });
         }
         self.note(Fact::Exited { generation, exit });
@@ -139,7 +141,7 @@ impl Service {
 }
 
 /// What the main process of a program had left behind and did not end in its time, as a part of a sentence.
-fn left(killed: &[Killed]) -> String {
+fn left_behind_clause(killed: &[Killed]) -> String {
     let one = |Killed { pid, name, after_ms }: &Killed| {
         let after = Duration::from_millis(*after_ms).as_secs_f64();
         format!(", and process {pid} ({name}) was killed {after:.1} s later")

@@ -18,7 +18,7 @@ use crate::supervisor::daemon::Shared;
 use crate::supervisor::input::{Input, Inputs, inbox};
 use crate::supervisor::lane::Lanes;
 use crate::supervisor::operations::{Operation, OperationRequest, Recorder, RequestedOperation};
-use crate::supervisor::rollout::{CallOff, CalledOff};
+use crate::supervisor::rollout::{CancelCause, CancelledWork};
 use crate::supervisor::state::OpenedState;
 
 /// A service, and the way to its inbox.
@@ -49,30 +49,30 @@ impl Handle {
     }
 
     /// Sends an order, and waits for its end.
-    pub(in crate::supervisor) async fn order(
+    pub(in crate::supervisor) async fn request_operation(
         &self,
         order: OperationRequest,
         asked: Option<RequestedOperation>,
         progress: Option<ProgressSink>,
     ) -> Result<api::Outcome, Error> {
-        let ended = self.try_order(order, asked, progress).await;
+        let ended = self.try_request_operation(order, asked, progress).await;
         ended.unwrap_or_else(|| Err(Error::internal("an operation was dropped")))
     }
 
     /// The same. `None` if the order gets no answer.
-    pub(in crate::supervisor) async fn try_order(
+    pub(in crate::supervisor) async fn try_request_operation(
         &self,
         order: OperationRequest,
         asked: Option<RequestedOperation>,
         progress: Option<ProgressSink>,
     ) -> Option<Result<api::Outcome, Error>> {
         let (reply, answer) = oneshot::channel();
-        self.inputs.send(Input::Order(order, Operation { reply, progress, asked }));
+        self.inputs.send(Input::Request(order, Operation { reply, progress, requested: asked }));
         answer.await.ok()
     }
 
     /// Calls off the work before the machine is asked, after the orders that came first.
-    pub(in crate::supervisor) async fn call_off(&self, by: CallOff) -> CalledOff {
+    pub(in crate::supervisor) async fn call_off(&self, by: CancelCause) -> CancelledWork {
         self.inputs.ask(|reply| Input::CallOff(by, reply)).await.unwrap_or_default()
     }
 
@@ -140,8 +140,8 @@ impl Handle {
     }
 
     /// Held while a version is brought in, or versions are removed.
-    pub(in crate::supervisor) fn turn(&self) -> Arc<Mutex<()>> {
-        self.read(|service| service.versions.turn())
+    pub(in crate::supervisor) fn import_lock(&self) -> Arc<Mutex<()>> {
+        self.read(|service| service.versions.import_lock())
     }
 
     /// The history.

@@ -11,10 +11,10 @@ mod handle;
 mod points;
 mod policy;
 mod problems;
+mod process_failures;
 mod recovery;
 mod refusal;
 mod timers;
-mod trouble;
 mod unrecorded;
 mod upkeep;
 
@@ -22,7 +22,7 @@ pub(in crate::supervisor) use deadline::in_ms;
 pub(in crate::supervisor) use effects::{START_LIMIT, phase_of};
 pub(in crate::supervisor) use handle::Handle;
 pub(in crate::supervisor) use recovery::lacks_adoption_socket;
-pub(in crate::supervisor) use upkeep::put_back;
+pub(in crate::supervisor) use upkeep::restore_current_version;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -55,8 +55,8 @@ use awaiting::NextStart;
 use durable::PendingWrites;
 use policy::policy;
 use problems::Problems;
+use process_failures::ServiceActivity;
 use timers::Timers;
-use trouble::ServiceActivity;
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Service {
@@ -145,7 +145,7 @@ impl Service {
             self.carry_out(actions, &mut events);
             self.after_event(&happened);
         }
-        self.tell_of_restored_journal();
+        self.report_restored_journal();
         self.adjust_watchdog();
         self.adjust_socket_paths();
         self.adjust_repairs();
@@ -225,14 +225,14 @@ impl Service {
     }
 
     /// What the user should know.
-    pub(in crate::supervisor) fn told_problem(&self) -> Option<String> {
-        let doing = match self.machine.phase() {
+    pub(in crate::supervisor) fn problem_text(&self) -> Option<String> {
+        let activity = match self.machine.phase() {
             Phase::Stopped | Phase::Stopping => ServiceActivity::Rests,
             _ if !self.machine.is_wanted() => ServiceActivity::Rests,
             _ if self.processes.incumbent().is_none() => ServiceActivity::Starts,
             _ => ServiceActivity::Serves,
         };
-        self.problems.told(doing)
+        self.problems.text(activity)
     }
 
     /// The handoff in progress, or the last one, if there was one.
@@ -252,16 +252,16 @@ impl Service {
     fn show_phase(&mut self) -> Option<&'static str> {
         let (phase, share) = (self.phase_name(), self.machine.shares());
         let at_us = self.operations.show(phase, share)?;
-        self.tell_progress(phase, at_us, self.phase_detail());
+        self.report_progress(phase, at_us, self.phase_detail());
         Some(phase)
     }
 
     /// Reports progress to the clients that wait. `at_us` is on the clock of the timeline.
-    pub(in crate::supervisor) fn tell_progress(&self, phase: &str, at_us: u64, detail: Option<String>) {
+    pub(in crate::supervisor) fn report_progress(&self, phase: &str, at_us: u64, detail: Option<String>) {
         let (handoff, timeline) = (self.handoff(), self.operations.timeline());
         for operation in self.operations.all() {
             // The time before the machine was asked counts as well.
-            let waited_us = operation.asked.as_ref().map_or(0, |asked| asked.waited_us(timeline));
+            let waited_us = operation.requested.as_ref().map_or(0, |asked| asked.waited_us(timeline));
             let at_us = waited_us.saturating_add(at_us);
             if let Some(sink) = &operation.progress {
                 sink.send(progress(&self.name, handoff, phase, at_us, detail.clone()));
@@ -285,9 +285,9 @@ impl Service {
         self.disk.release();
         if let Some(attempt) = &self.journal.standing().attempt {
             let handoff = attempt.handoff;
-            let told =
+            let text =
                 || self.operations.last().filter(|last| last.handoff == Some(handoff))?.reason.as_deref();
-            let reason = self.problems.failure().or_else(told).unwrap_or_default().to_owned();
+            let reason = self.problems.failure().or_else(text).unwrap_or_default().to_owned();
             self.note(Fact::RolledBack { handoff, reason });
         }
         if self.machine.phase() == Phase::Serving {

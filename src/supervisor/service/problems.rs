@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::trouble::{ServiceActivity, Trouble};
+use super::process_failures::{ProcessFailures, ServiceActivity};
 use crate::config::ListenAddress;
 use crate::control::Error;
 use crate::control::api::Killed;
@@ -23,7 +23,7 @@ pub(in crate::supervisor) struct Problems {
     /// Why the last start was refused.
     refused_start: Option<RefusedStart>,
     /// What went wrong with the processes.
-    processes: Trouble,
+    process_failures: ProcessFailures,
     /// The process that keeps a beginning one from its data; a clause.
     lock: Option<String>,
     /// Processes that were killed because they did not end in time, and that were not reported yet.
@@ -35,14 +35,14 @@ pub(in crate::supervisor) struct Problems {
 #[derive(Debug)]
 struct RefusedStart {
     /// Sentences.
-    told: String,
+    text: String,
     /// The text of the service file.
     file: String,
 }
 
 /// What was reported before a request. It is restored if the request is refused.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Earlier {
+pub(in crate::supervisor) struct EarlierProblems {
     last: Option<String>,
     killed: Vec<Killed>,
 }
@@ -65,21 +65,21 @@ impl Problems {
     }
 
     /// What the user should know. Sentences.
-    pub(in crate::supervisor) fn told(&self, doing: ServiceActivity) -> Option<String> {
-        let refused = self.refused_start.as_ref().map(|refused| refused.told.clone());
-        let told = [self.file.clone(), self.last.clone(), refused, self.processes.told(doing)];
-        let told: Vec<String> = told.into_iter().flatten().collect();
-        (!told.is_empty()).then(|| told.join(" "))
+    pub(in crate::supervisor) fn text(&self, activity: ServiceActivity) -> Option<String> {
+        let refused = self.refused_start.as_ref().map(|refused| refused.text.clone());
+        let text = [self.file.clone(), self.last.clone(), refused, self.process_failures.text(activity)];
+        let text: Vec<String> = text.into_iter().flatten().collect();
+        (!text.is_empty()).then(|| text.join(" "))
     }
 
     /// Begins a request. Findings about an earlier attempt must not be taken for the end of the next one, unless the
     /// problem `lasts`.
-    pub(in crate::supervisor) fn request_begins(&mut self, lasts: bool) -> Earlier {
-        Earlier { killed: std::mem::take(&mut self.killed), last: self.last.take_if(|_| !lasts) }
+    pub(in crate::supervisor) fn request_begins(&mut self, lasts: bool) -> EarlierProblems {
+        EarlierProblems { killed: std::mem::take(&mut self.killed), last: self.last.take_if(|_| !lasts) }
     }
 
     /// Restores what was reported: the operation in progress continues.
-    pub(in crate::supervisor) fn request_refused(&mut self, earlier: Earlier) {
+    pub(in crate::supervisor) fn request_refused(&mut self, earlier: EarlierProblems) {
         self.killed = earlier.killed;
         self.last = self.last.take().or(earlier.last);
     }
@@ -87,7 +87,7 @@ impl Problems {
     /// Ends an operation that went well. What was found meanwhile is still reported.
     pub(in crate::supervisor) fn ended_well(&mut self) {
         self.last = self.meanwhile.take();
-        self.processes = Trouble::default();
+        self.process_failures = ProcessFailures::default();
     }
 
     /// The new version serves, but the disk does not have the commit.
@@ -117,8 +117,8 @@ impl Problems {
     }
 
     /// The journal was damaged, and was set aside or could not be. Sentences.
-    pub(in crate::supervisor) fn journal_set_aside(&mut self, told: String) {
-        self.last = Some(told);
+    pub(in crate::supervisor) fn journal_set_aside(&mut self, text: String) {
+        self.last = Some(text);
     }
 
     /// The journal could not be made shorter. If it takes no records, that is worse, and is reported instead.
@@ -127,7 +127,7 @@ impl Problems {
     }
 
     /// The journal takes records again.
-    pub(in crate::supervisor) fn journal_mended(&mut self) {
+    pub(in crate::supervisor) fn journal_repaired(&mut self) {
         self.last = None;
     }
 
@@ -173,8 +173,8 @@ impl Problems {
     }
 
     /// The running version was removed from the store. It may be back.
-    pub(in crate::supervisor) fn version_taken_away(&mut self, told: &str) {
-        self.last = Some(told.to_owned());
+    pub(in crate::supervisor) fn version_taken_away(&mut self, text: &str) {
+        self.last = Some(text.to_owned());
     }
 
     /// The command that follows an upgrade has failed.
@@ -183,16 +183,16 @@ impl Problems {
     }
 
     /// A start waits for its next attempt. Returns whether this was not reported before.
-    pub(in crate::supervisor) fn start_waits(&mut self, told: String) -> bool {
-        let is_new = self.last.as_ref() != Some(&told);
-        self.last = Some(told);
+    pub(in crate::supervisor) fn start_waits(&mut self, text: String) -> bool {
+        let is_new = self.last.as_ref() != Some(&text);
+        self.last = Some(text);
         is_new
     }
 
     /// A start was refused before a process existed. `file` is the text of the service file.
     pub(in crate::supervisor) fn start_refused(&mut self, error: &Error, file: &str) {
-        let told = format!("The last start was refused: {error}");
-        self.refused_start = Some(RefusedStart { told, file: file.to_owned() });
+        let text = format!("The last start was refused: {error}");
+        self.refused_start = Some(RefusedStart { text, file: file.to_owned() });
     }
 
     /// The next start is tried, or a process serves.
@@ -220,27 +220,27 @@ impl Problems {
 impl Problems {
     /// A process that was to run has ended. `how` is a sentence without its full stop.
     pub(in crate::supervisor) fn died(&mut self, how: String) {
-        self.processes.died(how);
+        self.process_failures.died(how);
     }
 
     /// The serving process cannot be reached any more. `why` is a sentence without its full stop.
     pub(in crate::supervisor) fn mute(&mut self, why: String) {
-        self.processes.mute(why);
+        self.process_failures.mute(why);
     }
 
     /// A handoff has failed. `why` is a clause.
     pub(in crate::supervisor) fn failed(&mut self, why: String) {
-        self.processes.failed(why);
+        self.process_failures.failed(why);
     }
 
     /// A process serves.
     pub(in crate::supervisor) fn serves(&mut self) {
-        self.processes.serves();
+        self.process_failures.serves();
     }
 
     /// Why the last handoff failed, until a process serves.
     pub(in crate::supervisor) fn failure(&self) -> Option<&str> {
-        self.processes.failure()
+        self.process_failures.failure()
     }
 
     /// A process did not end in time.

@@ -26,9 +26,9 @@ use crate::supervisor::adoption_socket::{check_peer, connect_to};
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::listening::{Admission, Listening};
 use crate::supervisor::operations::LOST_BEFORE;
-use crate::supervisor::process::{Process, ProcessParts, Token, told};
+use crate::supervisor::process::{Process, ProcessParts, Token, to_protocol_exit};
 use crate::sys::errno::{Errno, errno_of};
-use crate::sys::exit::{Life, exit_of_reaped, exit_of_zombie, life};
+use crate::sys::exit::{ProcessStatus, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::held::{inherited_listeners, sockets_of};
 use crate::sys::log_pipe::log_pipe_of;
 use crate::sys::process::ProcessId;
@@ -48,7 +48,7 @@ impl From<&Current> for RecordedProcess {
             handoff: current.handoff,
             binary: current.binary.clone(),
             // A process that has ended is never looked for.
-            process: current.process.clone().unwrap_or(NOBODY),
+            process: current.process.clone().unwrap_or(NO_PROCESS),
             started_unix_ms: current.started_unix_ms,
         }
     }
@@ -59,13 +59,13 @@ impl From<&Attempt> for RecordedProcess {
         Self {
             handoff: attempt.handoff,
             binary: attempt.binary.clone(),
-            process: attempt.process.clone().unwrap_or(NOBODY),
+            process: attempt.process.clone().unwrap_or(NO_PROCESS),
             started_unix_ms: attempt.started_unix_ms,
         }
     }
 }
 
-const NOBODY: Identity = Identity { pid: 0, start_ticks: 0, boot_id: [0; 16] };
+const NO_PROCESS: Identity = Identity { pid: 0, start_ticks: 0, boot_id: [0; 16] };
 
 /// A process that still runs.
 type SurvivingProcess = (RecordedProcess, OwnedFd);
@@ -78,7 +78,7 @@ fn open(process: &Identity) -> io::Result<Option<OwnedFd>> {
     }
     let id = ProcessId { pid, start_ticks, boot_id: Uuid::from_bytes(boot_id).to_string() };
     let Some(pidfd) = id.open()? else { return Ok(None) };
-    Ok(matches!(life(&pidfd)?, Life::Runs).then_some(pidfd))
+    Ok(matches!(life(&pidfd)?, ProcessStatus::Runs).then_some(pidfd))
 }
 
 /// Whether the socket of a running process is gone.
@@ -100,7 +100,7 @@ impl Service {
     pub(in crate::supervisor) fn take_over_late(&mut self, wanted: bool) -> bool {
         let lives = self.recall_unrecorded() || {
             let standing = self.journal.standing();
-            !roles(standing, self.look_around(standing)).is_empty()
+            !roles(standing, self.surviving_processes(standing)).is_empty()
         };
         match (lives, wanted) {
             (true, _) => self.take_over_left(self.journal.standing().wanted),
@@ -129,7 +129,7 @@ impl Service {
     pub(in crate::supervisor) fn take_over_left(&mut self, wanted: bool) -> bool {
         let wanted = self.recall_unrecorded() || wanted;
         let standing = self.journal.standing().clone();
-        let living = self.look_around(&standing);
+        let living = self.surviving_processes(&standing);
         let ended = standing.current.is_some() && living.current.is_none() && self.note_end_of_current();
         let roles = roles(&standing, living);
         if roles.is_empty() && standing.attempt.is_none() && !(ended && wanted) {
@@ -144,7 +144,7 @@ impl Service {
             self.drop_held();
         }
         let left = self.reach_all(&standing, roles, wanted);
-        let handoff = match left.written {
+        let handoff = match left.last_handoff {
             LastHandoff::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
             LastHandoff::Committed => standing.current.as_ref().map(|current| current.handoff),
         };
@@ -169,14 +169,14 @@ impl Service {
     }
 
     /// Finds the processes of the journal that still run.
-    fn look_around(&self, standing: &Standing) -> LivingProcesses<SurvivingProcess> {
+    fn surviving_processes(&self, standing: &Standing) -> LivingProcesses<SurvivingProcess> {
         let generation =
-            |it: &Option<Current>| it.as_ref().and_then(|current| self.look_for(&current.into()));
+            |it: &Option<Current>| it.as_ref().and_then(|current| self.open_if_running(&current.into()));
         LivingProcesses {
             current: generation(&standing.current),
             previous: generation(&standing.previous),
             leaving: generation(&standing.leaving),
-            attempt: standing.attempt.as_ref().and_then(|attempt| self.look_for(&attempt.into())),
+            attempt: standing.attempt.as_ref().and_then(|attempt| self.open_if_running(&attempt.into())),
         }
     }
 
@@ -189,7 +189,7 @@ impl Service {
         let slots = roles.slots(self.config.mode, &slots);
         crash_point!("supervisor/recovery/listeners");
         let under_way = roles.is_under_way(policy(&self.config).probation_ms > 0);
-        let Roles { written, incumbent, successor, outgoing, .. } = roles;
+        let Roles { last_handoff: written, incumbent, successor, outgoing, .. } = roles;
         let (outgoing, outgoing_found) = self.reach(outgoing, slots.outgoing);
         let (incumbent, incumbent_found) = self.reach(incumbent, slots.incumbent);
         let (successor, successor_found) = self.reach(successor, slots.successor);
@@ -197,7 +197,7 @@ impl Service {
         let fresh = || HandoffId::from_uuid(Uuid::now_v7());
         Legacy {
             wanted,
-            written,
+            last_handoff: written,
             handoff: attempt.map_or_else(fresh, |attempt| attempt.handoff),
             under_way,
             left_ms: attempt.and_then(|attempt| attempt.ends).and_then(deadline::left_ms),
@@ -208,7 +208,7 @@ impl Service {
     }
 
     /// The process, if it is still the same one.
-    fn look_for(&self, named: &RecordedProcess) -> Option<SurvivingProcess> {
+    fn open_if_running(&self, named: &RecordedProcess) -> Option<SurvivingProcess> {
         Some((named.clone(), self.open(&named.process)?))
     }
 
@@ -260,7 +260,7 @@ impl Service {
     fn exit_of(&self, handoff: HandoffId) -> Exit {
         let pidfd = self.shared.keeper.process(&self.name, handoff).ok().flatten();
         let exit = pidfd.and_then(|pidfd| exit_of_reaped(&pidfd).or_else(|| exit_of_zombie(&pidfd)));
-        exit.map_or(Exit::Unknown, told)
+        exit.map_or(Exit::Unknown, to_protocol_exit)
     }
 
     fn reach(&mut self, found: Option<SurvivingProcess>, slot: u64) -> (Option<Process>, Observation) {
@@ -285,7 +285,7 @@ impl Service {
         let is_asked = channel.is_ok() || is_full;
         let found = if is_asked { Observation::Asked } else { Observation::Unreachable };
         let parts = ProcessParts {
-            serial: self.next_token(),
+            token: self.next_token(),
             identity: process,
             handoff,
             binary,
@@ -319,7 +319,7 @@ impl Service {
     /// does not get the answer.
     pub(in crate::supervisor) fn adopted(
         &mut self,
-        serial: Token,
+        token: Token,
         adopted: &Adopted,
         fds: Vec<OwnedFd>,
     ) -> Result<(), String> {
@@ -329,8 +329,8 @@ impl Service {
         if adopted.service != self.name {
             return Err(format!("it belongs to service {:?}", adopted.service.as_str()));
         }
-        let slot = self.slot_of(fds, adopted, serial);
-        if let Some(process) = self.processes.find_mut(serial) {
+        let slot = self.slot_of(fds, adopted, token);
+        if let Some(process) = self.processes.find_mut(token) {
             process.agree(adopted.version);
             process.slot = slot.unwrap_or(process.slot);
             let (pid, stage) = (process.pid(), adopted.stage);
@@ -339,7 +339,7 @@ impl Service {
         Ok(())
     }
 
-    fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, serial: Token) -> Option<u64> {
+    fn slot_of(&mut self, mut fds: Vec<OwnedFd>, adopted: &Adopted, token: Token) -> Option<u64> {
         // On a stream it cannot send them. A known slot is found in the list of the process's sockets, which may
         // always be read. Anything else takes a privilege that the kernel may not give.
         if fds.is_empty() && !adopted.listeners.is_empty() {
@@ -352,7 +352,7 @@ impl Service {
                 .inspect_err(|error| tracing::warn!(%error, "its listeners cannot be had"))
                 .unwrap_or_default();
         }
-        let oldest = self.processes.incumbent().is_some_and(|process| process.serial == serial);
+        let oldest = self.processes.incumbent().is_some_and(|process| process.token == token);
         if let Some(listening) = &mut self.listening {
             return match listening.admit(fds, oldest) {
                 Ok(Admission::Known(slot)) => Some(slot),
@@ -385,7 +385,7 @@ impl Service {
     /// Handles the decision about what was left.
     pub(in crate::supervisor) fn recovered(&mut self, decision: Decision) {
         crash_point!("supervisor/recovery/decided.{}", name(&decision));
-        let told = match decision {
+        let text = match decision {
             Decision::Adopt => "the process goes on under this daemon",
             Decision::Advance => {
                 "the new process serves: the upgrade that was under way goes on, and what it demands is asked again"
@@ -397,7 +397,7 @@ impl Service {
             Decision::Rest => "no process is left, and none is to run",
             Decision::Wait | Decision::KillSuccessor | Decision::KillIncumbent => return,
         };
-        tracing::info!(?decision, "recovered: {told}");
+        tracing::info!(?decision, "recovered: {text}");
         self.operations.recovered(decision == Decision::Advance);
         if decision == Decision::Revert {
             self.record_undone();

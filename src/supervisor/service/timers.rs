@@ -21,24 +21,24 @@ const PUNCTUAL: Duration = Duration::from_millis(50);
 
 impl Service {
     pub(in crate::supervisor) fn arm(&mut self, deadline: Deadline, ms: u64) {
-        let (serial, inputs) = (self.next_token(), self.inputs.clone());
+        let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             pass(Duration::from_millis(ms)).await;
             // After a stall of this process, a message may have arrived that was not read yet. It comes first.
             for _ in 0..3 {
                 yield_now().await;
             }
-            inputs.send(Input::Deadline(deadline, serial));
+            inputs.send(Input::Deadline(deadline, token));
         });
-        let timer = Timer { serial, task: task.abort_handle() };
+        let timer = Timer { token, task: task.abort_handle() };
         if let Some(before) = self.timers.armed.insert(deadline, timer) {
             before.task.abort();
         }
     }
 
     /// Handles the end of a deadline, unless it was disarmed or armed again meanwhile.
-    pub(in crate::supervisor) fn deadline_over(&mut self, deadline: Deadline, serial: Token) {
-        if self.timers.armed.get(&deadline).is_none_or(|timer| timer.serial != serial) {
+    pub(in crate::supervisor) fn deadline_over(&mut self, deadline: Deadline, token: Token) {
+        if self.timers.armed.get(&deadline).is_none_or(|timer| timer.token != token) {
             return;
         }
         self.timers.armed.remove(&deadline);
@@ -75,7 +75,7 @@ pub(in crate::supervisor) struct Timers {
 
 #[derive(Debug)]
 struct Timer {
-    serial: Token,
+    token: Token,
     task: AbortHandle,
 }
 

@@ -15,7 +15,7 @@ use crate::shim::shim_config;
 use crate::supervisor::process::identity;
 use crate::supervisor::rollout::Hashes;
 use crate::supervisor::state::open_journal;
-use crate::sys::exit::{Life, life, pid_of};
+use crate::sys::exit::{ProcessStatus, life, pid_of};
 
 /// If a program cannot be read within this time, its hash stays unknown.
 const HASHED_WITHIN: Duration = Duration::from_secs(5);
@@ -84,20 +84,21 @@ impl Service {
             let aside = set_aside(&path).map_err(failed)?;
             let fresh = open_journal(&dirs, &name, &lane);
             if fresh.is_err() {
-                put_back(aside.as_deref(), &path);
+                restore_name(aside.as_deref(), &path);
             }
             Ok((aside, fresh?))
         });
         let begun = begun.and_then(|begun| begun).and_then(|(aside, fresh)| {
             if let Err(error) = self.journal.begin_anew(fresh) {
-                let _ = self
-                    .wait_for_journal(move |dirs, name, _| put_back(aside.as_deref(), &dirs.journal(&name)));
+                let _ = self.wait_for_journal(move |dirs, name, _| {
+                    restore_name(aside.as_deref(), &dirs.journal(&name))
+                });
                 return Err(error);
             }
             Ok(aside)
         });
         const BEGUN: &str = "began a new one with what runs. You need not do anything; check the disk.";
-        let told = match begun {
+        let text = match begun {
             Ok(Some(aside)) => {
                 format!("{damage}. The daemon has moved that journal to {} and {BEGUN}", aside.display())
             }
@@ -107,13 +108,14 @@ impl Service {
                  upgrade of it is committed. Move the journal away yourself, or restore it; the next upgrade then works."
             ),
         };
-        tracing::error!("{told}");
-        self.problems.journal_set_aside(told);
+        tracing::error!("{text}");
+        self.problems.journal_set_aside(text);
     }
 
     /// The last generation, as far as the journal and the store have it.
     fn last_generation(&self) -> Generation {
-        let ran = self.versions.store().versions().first().and_then(|version| version.used.last_generation());
+        let ran =
+            self.versions.store().versions().first().and_then(|version| version.usage.last_generation());
         self.journal.last_generation().max(Generation(ran.unwrap_or(0)))
     }
 
@@ -130,7 +132,7 @@ impl Service {
         });
         let path = program.to_string_lossy().into_owned();
         // If it runs now, it had the pid all the time.
-        let runs = matches!(life(pidfd), Ok(Life::Runs));
+        let runs = matches!(life(pidfd), Ok(ProcessStatus::Runs));
         runs.then(|| (process, binary.unwrap_or(Binary { path, sha256: [0; 32] })))
     }
 
@@ -163,6 +165,6 @@ fn plan_of(pid: u32) -> Option<shim_config::ShimConfig> {
 }
 
 /// A damaged journal that cannot be replaced keeps its name.
-fn put_back(aside: Option<&Path>, path: &Path) {
+fn restore_name(aside: Option<&Path>, path: &Path) {
     let _ = aside.map(|aside| fs::rename(aside, path));
 }

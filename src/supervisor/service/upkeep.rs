@@ -16,17 +16,17 @@ use crate::journal::{Journal, JournalError};
 use crate::store::{Store, Version};
 use crate::supervisor::input::Input;
 use crate::supervisor::lane::Lane;
-use crate::supervisor::state::{PATIENCE, open_journal};
+use crate::supervisor::state::{STATE_TIMEOUT, open_journal};
 
 impl Service {
     /// Checks whether the journal is in its place. At rest nothing is recorded, so this happens on requests.
-    pub(in crate::supervisor) fn look_after_journal(&mut self) {
+    pub(in crate::supervisor) fn maintain_journal(&mut self) {
         // If a damaged journal was moved away, as its problem advises, a new one is begun without a message.
         if self.journal.refused().is_some() {
             let path = self.shared.dirs.journal(&self.name);
             let what = path.display().to_string();
-            if self.lanes.journal.wait(PATIENCE, &what, move || !path.exists()).unwrap_or(false) {
-                self.mend_journal_at_rest(false);
+            if self.lanes.journal.wait(STATE_TIMEOUT, &what, move || !path.exists()).unwrap_or(false) {
+                self.repair_journal_at_rest(false);
             }
         }
         // One that could not be read is taken up again as soon as it can, also while the service runs.
@@ -40,17 +40,17 @@ impl Service {
             tracing::error!(%error, "it cannot be written again");
             self.problems.journal_not_in_place(&error);
         }
-        self.tell_of_restored_journal();
+        self.report_restored_journal();
     }
 
     /// Makes the journal take records again, for example after the disk was full, and records the current state.
-    pub(in crate::supervisor) fn mend_journal(&mut self) {
+    pub(in crate::supervisor) fn repair_journal(&mut self) {
         let was_refused = self.journal.refused().is_some();
         let mended = match self.journal.refused() {
             Some(_) => {
                 self.reopened_journal().and_then(|opened| self.journal.take_file(opened)).map(|()| true)
             }
-            None => self.journal.mend(),
+            None => self.journal.repair(),
         };
         match mended {
             Ok(false) => return,
@@ -66,7 +66,7 @@ impl Service {
     /// Records the current state in a journal that takes records again.
     fn records_again(&mut self, was_refused: bool) {
         tracing::info!("the journal takes records again");
-        self.problems.journal_mended();
+        self.problems.journal_repaired();
         // A machine that has not begun anything knows less than a journal that was not read before.
         if self.handoff().is_some() {
             self.note(Fact::Wanted { up: self.machine.is_wanted() });
@@ -95,10 +95,10 @@ impl Service {
 
     /// Does the same for a service that is not known to be running: its journal may now say that it runs, or did.
     /// `wanted`: starts what has ended again.
-    pub(in crate::supervisor) fn mend_journal_at_rest(&mut self, wanted: bool) {
+    pub(in crate::supervisor) fn repair_journal_at_rest(&mut self, wanted: bool) {
         let was_refused = self.journal.refused().is_some();
         let problem = self.problems.last().map(str::to_owned);
-        self.mend_journal();
+        self.repair_journal();
         if self.journal.refused().is_some() {
             self.problems.journal_still_refused(problem);
         }
@@ -124,14 +124,16 @@ impl Service {
     ) -> Result<T, JournalError> {
         let (dirs, name, lane) = (self.shared.dirs.clone(), self.name.clone(), self.lanes.journal.clone());
         let path = dirs.journal(&name);
-        let done =
-            self.lanes.journal.wait(PATIENCE, &path.display().to_string(), move || work(dirs, name, lane));
+        let done = self
+            .lanes
+            .journal
+            .wait(STATE_TIMEOUT, &path.display().to_string(), move || work(dirs, name, lane));
         done.map_err(|source| JournalError::Storage { path, what: "open it", source })
     }
 
     /// Reports that the journal was written again, if it was. Another thread waits for the disk.
-    pub(in crate::supervisor) fn tell_of_restored_journal(&mut self) {
-        let Some(found) = self.journal.take_news() else { return };
+    pub(in crate::supervisor) fn report_restored_journal(&mut self) {
+        let Some(found) = self.journal.take_restoration() else { return };
         tracing::error!("{found}");
         let is_under_way = !matches!(self.machine.phase(), Phase::Serving | Phase::Stopped);
         self.problems.journal_written_again(&found, is_under_way);
@@ -160,22 +162,22 @@ impl Service {
 
 /// Restores the current version, which is not in the store any more, while its content is still available. Returns a
 /// sentence about it.
-pub(in crate::supervisor) async fn put_back(handle: &Handle) -> String {
+pub(in crate::supervisor) async fn restore_current_version(handle: &Handle) -> String {
     let version = handle.read(|service| {
         let path = service.current_binary().map(|binary| binary.path.clone())?;
         service.versions.store().version_at(Path::new(&path))
     });
     let Some(version) = version else { return String::new() };
     let restorer = handle.read(|service| service.restorer());
-    let told = match restorer.put_back(version).await {
-        Ok(told) => told,
+    let text = match restorer.restore_version(version).await {
+        Ok(text) => text,
         Err(error) => format!("{error}; it runs, and could not be started again."),
     };
     handle.with(|service| {
-        tracing::error!(service = %service.name, "{told}");
-        service.problems.version_taken_away(&told);
+        tracing::error!(service = %service.name, "{text}");
+        service.problems.version_taken_away(&text);
     });
-    told
+    text
 }
 
 /// Restores versions in a store. The serving process may run one of them.
@@ -187,14 +189,14 @@ pub(in crate::supervisor) struct Restorer {
 
 impl Restorer {
     /// The error is a clause.
-    pub(in crate::supervisor) async fn put_back(&self, version: Version) -> Result<String, String> {
+    pub(in crate::supervisor) async fn restore_version(&self, version: Version) -> Result<String, String> {
         let (store, pid, at) = (Arc::clone(&self.store), self.pid, self.store.path_of(&version));
         let done = self.lane.run(move || {
             if store.is_whole(&version) {
                 return Ok("another who was faster".to_owned());
             }
             let running = pid.and_then(|pid| File::open(format!("/proc/{pid}/exe")).ok());
-            store.put_back(&version, running)
+            store.restore(&version, running)
         });
         let done = done.await.map_err(|error| error.to_string())?;
         let from = done.map_err(|error| format!("{error}; {}", error.hint()))?;

@@ -21,12 +21,12 @@ while True:
 
 /// The receiver of a signal.
 #[derive(Debug, Clone, Copy)]
-enum To {
+enum SignalTarget {
     Shim,
     Program,
 }
 
-fn ended(adapter_of: &str, code: &str, to: To, by: Signal) -> (u32, String) {
+fn ended(adapter_of: &str, code: &str, to: SignalTarget, by: Signal) -> (u32, String) {
     let rig = Rig::new();
     let address = free_address();
     let text = format!(
@@ -40,8 +40,8 @@ fn ended(adapter_of: &str, code: &str, to: To, by: Signal) -> (u32, String) {
     assert_eq!(status.pid, Some(program));
     signal(
         match to {
-            To::Shim => status.shim.unwrap(),
-            To::Program => program,
+            SignalTarget::Shim => status.shim.unwrap(),
+            SignalTarget::Program => program,
         },
         by,
     );
@@ -55,18 +55,18 @@ fn ended(adapter_of: &str, code: &str, to: To, by: Signal) -> (u32, String) {
 #[test]
 fn the_reported_end_is_that_of_the_program() {
     let cases = [
-        (To::Program, "-", Signal::SIGTERM, "was killed by signal 15"),
-        (To::Program, "-", Signal::SIGHUP, "was killed by signal 1"),
-        (To::Program, "-", Signal::SIGUSR1, "was killed by signal 10"),
-        (To::Program, "-", Signal::SIGQUIT, "was killed by signal 3"),
-        (To::Program, "-", Signal::SIGKILL, "was killed by signal 9"),
-        (To::Program, "3", Signal::SIGTERM, "exited with code 3"),
-        (To::Program, "0", Signal::SIGTERM, "exited with code 0"),
-        (To::Shim, "-", Signal::SIGTERM, "was killed by signal 15"),
-        (To::Shim, "3", Signal::SIGTERM, "exited with code 3"),
-        (To::Shim, "0", Signal::SIGTERM, "exited with code 0"),
-        (To::Shim, "-", Signal::SIGHUP, "was killed by signal 1"),
-        (To::Shim, "-", Signal::SIGKILL, "was killed by signal 9"),
+        (SignalTarget::Program, "-", Signal::SIGTERM, "was killed by signal 15"),
+        (SignalTarget::Program, "-", Signal::SIGHUP, "was killed by signal 1"),
+        (SignalTarget::Program, "-", Signal::SIGUSR1, "was killed by signal 10"),
+        (SignalTarget::Program, "-", Signal::SIGQUIT, "was killed by signal 3"),
+        (SignalTarget::Program, "-", Signal::SIGKILL, "was killed by signal 9"),
+        (SignalTarget::Program, "3", Signal::SIGTERM, "exited with code 3"),
+        (SignalTarget::Program, "0", Signal::SIGTERM, "exited with code 0"),
+        (SignalTarget::Shim, "-", Signal::SIGTERM, "was killed by signal 15"),
+        (SignalTarget::Shim, "3", Signal::SIGTERM, "exited with code 3"),
+        (SignalTarget::Shim, "0", Signal::SIGTERM, "exited with code 0"),
+        (SignalTarget::Shim, "-", Signal::SIGHUP, "was killed by signal 1"),
+        (SignalTarget::Shim, "-", Signal::SIGKILL, "was killed by signal 9"),
     ];
     for (number, (to, code, by, told)) in cases.into_iter().enumerate() {
         let mode = ["exclusive", "overlap"][number % 2];
@@ -101,10 +101,13 @@ fn a_line_that_is_cut_by_the_end_of_a_program_stands_alone() {
     std::fs::write(rig.path("config/services/s.toml"), text).unwrap();
     rig.call(Request::Start(service("s"))).unwrap();
     let mut expected = Vec::new();
-    for to in [To::Program, To::Shim, To::Program] {
+    for to in [SignalTarget::Program, SignalTarget::Shim, SignalTarget::Program] {
         let program: u32 = ask(address, "x").unwrap().parse().unwrap();
         let status = rig.status("s");
-        signal(if matches!(to, To::Shim) { status.shim.unwrap() } else { program }, Signal::SIGKILL);
+        signal(
+            if matches!(to, SignalTarget::Shim) { status.shim.unwrap() } else { program },
+            Signal::SIGKILL,
+        );
         wait_for("another process", || (rig.status("s").restarts > status.restarts).then_some(()));
         rig.settled("s");
         expected.push(format!("half of {program}"));

@@ -36,13 +36,13 @@ const PYTHON: &str =
 const SHELL: &str = "#!/bin/sh\ncd /\npython3 -c 'import subprocess, sys\nsys.exit(subprocess.call([\"sh\", \"-c\", \"\\\"$@\\\"; exit $?\", \"-\", \"SERVER\"] \
                      + sys.argv[1:]))' \"$@\"\nexit $?\n";
 
-struct Launched {
+struct LaunchedService {
     rig: Rig,
     address: SocketAddr,
     out: PathBuf,
 }
 
-impl Launched {
+impl LaunchedService {
     fn serve(launcher: &str, mode: &str, keys: &str) -> Self {
         let rig = Rig::new();
         let (server, binary, out) = (rig.path("server"), rig.path("launcher"), rig.path("data/out"));
@@ -124,7 +124,7 @@ fn ended(pid: u32, what: &str) {
 #[test]
 fn no_program_is_started_beside_what_a_killed_shim_has_left() {
     for (launcher, mode) in [(PYTHON, "exclusive"), (SHELL, "exclusive"), (SHELL, "overlap")] {
-        let launched = Launched::serve(launcher, mode, "");
+        let launched = LaunchedService::serve(launcher, mode, "");
         let old = launched.pid();
         signal(launched.shim(), Signal::SIGKILL);
         let problem = launched.restarted().problem.unwrap();
@@ -141,7 +141,7 @@ fn no_program_is_started_beside_what_a_killed_shim_has_left() {
 #[test]
 fn a_server_that_is_stopped_is_ended_before_another_one_is_started() {
     for launcher in [PYTHON, SHELL] {
-        let launched = Launched::serve(launcher, "exclusive", "liveness = \"50ms\"\n");
+        let launched = LaunchedService::serve(launcher, "exclusive", "liveness = \"50ms\"\n");
         let old = launched.pid();
         stop(old);
         launched.another_writes_alone(old, launcher);
@@ -151,7 +151,7 @@ fn a_server_that_is_stopped_is_ended_before_another_one_is_started() {
 #[test]
 fn a_stop_and_the_end_of_the_daemon_leave_nothing() {
     for launcher in [PYTHON, SHELL] {
-        let mut launched = Launched::serve(launcher, "exclusive", "");
+        let mut launched = LaunchedService::serve(launcher, "exclusive", "");
         let old = launched.pid();
         signal(launched.shim(), Signal::SIGKILL);
         let stopped = launched.rig.call(Request::Stop(service("s")));
@@ -171,7 +171,7 @@ fn a_stop_and_the_end_of_the_daemon_leave_nothing() {
 
 #[test]
 fn the_next_daemon_ends_what_was_left_without_one() {
-    let mut launched = Launched::serve(SHELL, "exclusive", "");
+    let mut launched = LaunchedService::serve(SHELL, "exclusive", "");
     let (old, shim) = (launched.pid(), launched.shim());
     let mut daemon = launched.rig.daemon.take().unwrap();
     daemon.kill().unwrap();

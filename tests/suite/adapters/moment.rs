@@ -19,14 +19,14 @@ const LOAD_LIMIT: Duration = Duration::from_secs(120);
 
 /// What the clients of a test have seen.
 #[derive(Default)]
-struct Saw {
+struct Observed {
     answered: usize,
     /// Requests without an answer, because their connection ended.
     unanswered: Vec<String>,
 }
 
 /// Runs `clients` (count, duration of an answer, pause) while `act` runs.
-fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnce() -> T) -> (T, Saw) {
+fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnce() -> T) -> (T, Observed) {
     let begun = plain.rig.path("begun");
     let (is_over, address) = (AtomicBool::new(false), plain.address);
     let (done, saw) = std::thread::scope(|scope| {
@@ -41,7 +41,7 @@ fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnc
         let guard = EndAtDrop(is_over);
         let done = act();
         drop(guard);
-        let mut saw = Saw::default();
+        let mut saw = Observed::default();
         for one in threads.into_iter().map(|thread| thread.join().unwrap()) {
             saw.answered += one.answered;
             saw.unanswered.extend(one.unanswered);
@@ -72,8 +72,8 @@ fn client(
     answer_ms: u64,
     pause_ms: u64,
     is_over: &AtomicBool,
-) -> Saw {
-    let mut saw = Saw::default();
+) -> Observed {
+    let mut saw = Observed::default();
     let mut kept: Option<BufReader<TcpStream>> = None;
     // Far longer than any of these tests: a client runs until its test is over.
     let until = Instant::now() + LOAD_LIMIT;

@@ -31,13 +31,13 @@ while True:
 "#;
 
 /// A daemon of the user `nobody`, with a service whose program has a capability.
-struct Unseen {
+struct CapableService {
     rig: Rig,
     address: SocketAddr,
     daemon: Option<Child>,
 }
 
-impl Unseen {
+impl CapableService {
     /// Returns `None` where this is not possible.
     fn serve(does: &str) -> Option<Self> {
         if effective_user() != 0 {
@@ -114,7 +114,7 @@ impl Unseen {
     }
 }
 
-impl Drop for Unseen {
+impl Drop for CapableService {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             signal(daemon.id(), Signal::SIGTERM);
@@ -150,7 +150,7 @@ fn ticks(pid: u32) -> Option<u64> {
 
 #[test]
 fn a_program_that_cannot_be_looked_at_is_ended_when_its_shim_is_gone() {
-    let Some(unseen) = Unseen::serve("plain") else { return };
+    let Some(unseen) = CapableService::serve("plain") else { return };
     let first: u32 = ask(unseen.address, "x").unwrap().parse().unwrap();
     assert!(is_unseen(first), "the test has no effect");
     let shim = unseen.pid("shim").unwrap();
@@ -163,7 +163,7 @@ fn a_program_that_cannot_be_looked_at_is_ended_when_its_shim_is_gone() {
 /// for.
 #[test]
 fn a_holder_of_the_lock_that_cannot_be_ended_is_reported_and_costs_nothing() {
-    let Some(unseen) = Unseen::serve("daemon") else { return };
+    let Some(unseen) = CapableService::serve("daemon") else { return };
     let first: u32 = ask(unseen.address, "x").unwrap().parse().unwrap();
     assert!(is_unseen(first), "the test has no effect");
     let shim = unseen.pid("shim").unwrap();

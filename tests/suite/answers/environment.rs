@@ -1,6 +1,6 @@
 //! Environment variables with an empty value.
 
-use super::Said;
+use super::CommandOutput;
 use crate::support::Rig;
 
 #[test]
@@ -16,12 +16,12 @@ fn an_empty_variable_counts_as_one_that_is_not_set() {
             set(&mut command, variable);
             let home = rig.path("home");
             command.env("HOME", &home).env("XDG_CONFIG_HOME", "").env("XDG_RUNTIME_DIR", "");
-            Said::of(command.output().unwrap())
+            CommandOutput::of(command.output().unwrap())
         };
         let empty = told(|command, variable| _ = command.env(variable, ""));
         let unset = told(|command, variable| _ = command.env_remove(variable));
         assert_eq!((empty.code, &empty.stdout), (Some(0), &unset.stdout), "{variable}: {empty:?}");
-        let given = Said::of(rig.handoff(&["check", option, ""]).output().unwrap());
+        let given = CommandOutput::of(rig.handoff(&["check", option, ""]).output().unwrap());
         assert_eq!(given.code, Some(64), "an option needs a value: {given:?}");
     }
 }

@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use handoff::control::api::{Ending, Request, Response};
 use handoff::sys::process::Signal;
 
-use super::{Said, say};
+use super::{CommandOutput, say};
 use crate::support::{Rig, service, signal, version, wait_for};
 
 /// Starts a command with SIGINT enabled. A test that runs in the background ignores SIGINT, and a child would inherit
 /// that.
-fn begin(rig: &Rig, args: &[&str]) -> Child {
+pub(super) fn begin(rig: &Rig, args: &[&str]) -> Child {
     let whole = rig.handoff(args);
     let mut command = Command::new("env");
     command.arg("--default-signal=INT").arg(whole.get_program()).args(whole.get_args());
@@ -20,14 +20,14 @@ fn begin(rig: &Rig, args: &[&str]) -> Child {
 }
 
 /// Interrupts a command during the warm-up of its upgrade.
-fn interrupted(rig: &Rig, args: &[&str]) -> Said {
+fn interrupted(rig: &Rig, args: &[&str]) -> CommandOutput {
     let mut command = begin(rig, args);
     wait_for("the upgrade to warm up", || {
         (rig.status("s").phase.as_deref() == Some("warming")).then_some(())
     });
     signal(command.id(), Signal::SIGINT);
     wait_for("the command to end", || command.try_wait().unwrap());
-    let said = Said::of(command.wait_with_output().unwrap());
+    let said = CommandOutput::of(command.wait_with_output().unwrap());
     assert_eq!(said.code, Some(130), "{said:?}");
     assert_eq!(rig.status("s").phase.as_deref(), Some("warming"), "the upgrade goes on");
     match rig.call(Request::Cancel(service("s"))).unwrap() {

@@ -1,5 +1,6 @@
 //! The errors of `handoff`: the cause, the place, and a step that works.
 
+mod busy;
 mod environment;
 mod files;
 mod interrupt;
@@ -15,21 +16,21 @@ use crate::support::Rig;
 
 /// The result of a command.
 #[derive(Debug)]
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Said {
+impl CommandOutput {
     fn of(Output { status, stdout, stderr }: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
 }
 
-fn say(rig: &Rig, args: &[&str]) -> Said {
-    Said::of(rig.run(args))
+fn say(rig: &Rig, args: &[&str]) -> CommandOutput {
+    CommandOutput::of(rig.run(args))
 }
 
 /// Writes the file of a service that is started in place.

@@ -84,7 +84,7 @@ fn what_is_held_back_waits_until_it_is_let_in() {
             assert_eq!(census.survey(puppet.tree()).unwrap().work, 0, "no process has read it");
             std::thread::sleep(Duration::from_millis(10));
         }
-        census.let_in();
+        census.release_held_back();
         puppet.ends();
         wait_for("it to be work", || (census.survey(puppet.tree()).unwrap().work == 1).then_some(()));
     }

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::support::{Ran, World};
+use super::support::{CommandOutput, World};
 use handoff::sys::path::make_fifo;
 
 /// The limit for every wait.
@@ -189,7 +189,7 @@ fn what_is_no_file_is_an_error_and_no_wait() {
         let pid = child.id();
         std::thread::spawn(move || tell.send(child.wait_with_output()));
         let Ok(output) = ended.recv_timeout(BOUND) else { panic!("process {pid} waits") };
-        let ran = Ran::of(output.unwrap());
+        let ran = CommandOutput::of(output.unwrap());
         assert_eq!(ran.code, Some(1), "{ran:?}");
         assert!(ran.stderr.contains("log/current: it is not a regular file: move it away"), "{ran:?}");
     }

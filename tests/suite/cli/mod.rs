@@ -2,6 +2,7 @@
 
 mod logs;
 mod support;
+mod words;
 
 use std::io::Read;
 use std::process::Stdio;
@@ -9,7 +10,7 @@ use std::process::Stdio;
 use crate::support::executable;
 use handoff::control::api::{Claims, Ending, Request, Response, Upgrade};
 use handoff::control::{Error, Kind, ProgressSink};
-use support::{Ran, World, name, outcome, progress, status};
+use support::{CommandOutput, World, name, outcome, progress, status};
 
 /// A daemon whose every operation has this outcome.
 fn ending(ending: Ending, reason: Option<&'static str>) -> World {
@@ -184,19 +185,20 @@ fn on_a_terminal_of_80_columns_nothing_is_wider() {
         _ => Ok(Response::Status(Box::new(shown.clone()))),
     });
     for verb in [&["list"][..], &["status"], &["status", "s3"]] {
-        let ran = Ran::of(world.command(verb).env("COLUMNS", "80").output().unwrap());
+        let ran = CommandOutput::of(world.command(verb).env("COLUMNS", "80").output().unwrap());
         assert!(ran.code == Some(0) && ran.stdout.lines().count() > 4, "{ran:?}");
         let wide: Vec<&str> = ran.stdout.lines().filter(|line| line.chars().count() > 80).collect();
         assert_eq!(wide, [""; 0], "{verb:?}");
     }
-    let ran = Ran::of(world.command(&["list"]).env_remove("COLUMNS").output().unwrap());
+    let ran = CommandOutput::of(world.command(&["list"]).env_remove("COLUMNS").output().unwrap());
     assert_eq!(ran.stdout.lines().count(), 3, "without a terminal each row is a line: {ran:?}");
 }
 
 #[test]
 fn a_wrong_log_filter_is_reported_before_the_daemon_starts() {
     let world = World::new();
-    let ran = Ran::of(world.command(&["daemon"]).env("HANDOFF_LOG", "handoff=loud").output().unwrap());
+    let ran =
+        CommandOutput::of(world.command(&["daemon"]).env("HANDOFF_LOG", "handoff=loud").output().unwrap());
     assert_eq!(ran.code, Some(64));
     assert!(ran.stderr.contains("HANDOFF_LOG is \"handoff=loud\""), "{ran:?}");
 }
@@ -266,6 +268,20 @@ fn check_finds_mistakes_without_a_daemon() {
     assert_eq!(lines[3], format!("{}:2:1: leas: unknown key; did you mean \"lease\"?", typo.display()));
 
     assert_eq!(world.run(&["check", "s3"]).code, Some(0), "other files do not matter");
+    for (content, cause) in [
+        ("#!/bin/sh\r\n", "its #! line ends with a carriage return; convert the file (sed -i 's/\\r$//')"),
+        ("echo begins\n", "it is not a program"),
+    ] {
+        let program = world.write("in-place", content);
+        executable(&program);
+        for store in [true, false] {
+            world.write("etc/services/in-place.toml", &format!("binary = {program:?}\nstore = {store}\n"));
+            let refused = world.run(&["check", "in-place"]);
+            assert_eq!(refused.code, Some(3), "store = {store}: {refused:?}");
+            assert!(refused.stdout.contains(cause), "store = {store}: {refused:?}");
+        }
+    }
+    std::fs::remove_file(world.path("etc/services/in-place.toml")).unwrap();
     let unknown = world.run(&["check", "s33"]);
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.stderr.contains("Did you mean \"s3\"?"), "{unknown:?}");
@@ -294,7 +310,7 @@ fn a_reader_that_leaves_changes_neither_the_upgrade_nor_its_exit_code() {
 fn a_full_disk_is_reported() {
     let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     let world = ending(Ending::Committed, None);
-    let ran = Ran::of(world.command(&["upgrade", "s3"]).stdout(full()).output().unwrap());
+    let ran = CommandOutput::of(world.command(&["upgrade", "s3"]).stdout(full()).output().unwrap());
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("Standard output cannot be written: No space left"), "{ran:?}");
 }
@@ -305,7 +321,7 @@ fn help_completions_and_manual_pages_need_nothing() {
     let bare = |arguments: &[&str]| {
         let mut command = world.command(arguments);
         command.env_clear();
-        Ran::of(command.output().unwrap())
+        CommandOutput::of(command.output().unwrap())
     };
     let verbs = [
         "check",
@@ -349,7 +365,7 @@ fn a_closed_pipe_ends_long_output_quietly() {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut some = [0; 10];
         child.stdout.take().unwrap().read_exact(&mut some).unwrap();
-        let ran = Ran::of(child.wait_with_output().unwrap());
+        let ran = CommandOutput::of(child.wait_with_output().unwrap());
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{arguments:?}");
     }
 }

@@ -27,12 +27,12 @@ struct Daemon {
     seen: mpsc::Receiver<Request>,
 }
 
-struct Fake {
+struct FakeDaemon {
     answer: Answer,
     seen: mpsc::Sender<Request>,
 }
 
-impl Handler for Fake {
+impl Handler for FakeDaemon {
     async fn call(&self, request: Request, _: Caller, progress: ProgressSink) -> Result<Response, Error> {
         if request == Request::Ping {
             return Ok(Response::Pong(Pong { version: "0".into(), pid: 1 }));
@@ -63,7 +63,7 @@ impl World {
         let answer: Answer = Box::new(answer);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let fake = Rc::new(Fake { answer, seen: seen_tell });
+            let fake = Rc::new(FakeDaemon { answer, seen: seen_tell });
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 tokio::select! {
                     served = serve(listener, fake) => panic!("{served:?}"),
@@ -101,8 +101,8 @@ impl World {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Ran {
-        Ran::of(self.command(arguments).output().unwrap())
+    pub fn run(&self, arguments: &[&str]) -> CommandOutput {
+        CommandOutput::of(self.command(arguments).output().unwrap())
     }
 }
 
@@ -120,16 +120,16 @@ impl Drop for World {
 
 /// The result of a command.
 #[derive(Debug)]
-pub struct Ran {
+pub struct CommandOutput {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Ran {
-    pub fn of(output: Output) -> Ran {
+impl CommandOutput {
+    pub fn of(output: Output) -> CommandOutput {
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        CommandOutput { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
     /// Standard output, with one JSON value per line.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::control::api::{Request, State};
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::{LIMIT, Rig, free_address, pause, service, write_program};
 
 /// A test service and its settings.
@@ -111,7 +111,7 @@ impl Interpreter {
 
 /// What a client with one connection per request has seen.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ClientObservations {
     pub answers: usize,
     pub failures: Vec<String>,
 }
@@ -152,11 +152,11 @@ pub fn version(address: SocketAddr) -> String {
 }
 
 /// Sends requests continuously until `work` has returned.
-pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, Seen) {
+pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, ClientObservations) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let client = || {
-            let mut seen = Seen::default();
+            let mut seen = ClientObservations::default();
             while !stop.load(Ordering::Relaxed) {
                 match get(address, "/") {
                     Ok(_) => seen.answers += 1,
@@ -167,10 +167,10 @@ pub fn under_load<T>(address: SocketAddr, work: impl FnOnce() -> T) -> (T, Seen)
             seen
         };
         let clients = [scope.spawn(client), scope.spawn(client)];
-        let guard = AtEnd(&stop);
+        let guard = SetOnDrop(&stop);
         let done = work();
         drop(guard);
-        let mut all = Seen::default();
+        let mut all = ClientObservations::default();
         for seen in clients.map(|client| client.join().unwrap()) {
             assert!(seen.answers > 0, "a client that got no answer saw nothing");
             all.answers += seen.answers;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use handoff::shim::exec::{Spec, Started, start_by};
+use handoff::shim::exec::{Spec, StartedProgram, start_by};
 use handoff::sys::process::pidfd_open;
 use handoff::sys::seccomp::Calls;
 
@@ -108,11 +108,11 @@ fn a_program_dies_with_its_parent() {
     let lines = BufReader::new(parent.stdout.take().unwrap()).lines();
     let pid = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("pid ")?.1.parse().unwrap()));
     let program = pidfd_open(pid.unwrap()).unwrap();
-    assert_eq!(handoff::sys::exit::life(&program).unwrap(), handoff::sys::exit::Life::Runs);
+    assert_eq!(handoff::sys::exit::life(&program).unwrap(), handoff::sys::exit::ProcessStatus::Runs);
     parent.kill().unwrap();
     parent.wait().unwrap();
     wait_for("the program to end", || {
-        (handoff::sys::exit::life(&program).unwrap() != handoff::sys::exit::Life::Runs).then_some(())
+        (handoff::sys::exit::life(&program).unwrap() != handoff::sys::exit::ProcessStatus::Runs).then_some(())
     });
 }
 
@@ -131,7 +131,7 @@ fn only_a_program_without_privilege_loses_setuid() {
 #[test]
 fn a_child_that_is_killed_has_an_end() {
     let (spec, _reader) = spec("/bin/sleep", &["1000"]);
-    let started: Started = start_by(handoff(), spec).unwrap();
+    let started: StartedProgram = start_by(handoff(), spec).unwrap();
     handoff::sys::process::kill(&started.pidfd, handoff::sys::process::Signal::SIGTERM).unwrap();
     assert_eq!(end_of(&started).signal, Some(15));
 }

@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use handoff::config::ListenAddress;
-use handoff::shim::exec::{Spec, Started, start_by};
+use handoff::shim::exec::{Spec, StartedProgram, start_by};
 use handoff::shim::inject::{EventSink, InjectEvent, Injector, ListenerProvider};
 use handoff::slots::{Access, Group};
 use handoff::sys::process::Signal;
@@ -56,7 +56,7 @@ fn python(script: &str) -> (Spec, BufReader<PipeReader>) {
     spec("/usr/bin/python3", &["-c", script])
 }
 
-fn end_of(started: &Started) -> Exit {
+fn end_of(started: &StartedProgram) -> Exit {
     reap_blocking(started.pidfd.as_fd()).unwrap()
 }
 
@@ -98,12 +98,12 @@ impl ListenerProvider for TestSlots {
 }
 
 #[derive(Default)]
-struct Heard {
+struct RecordedEvents {
     events: Mutex<Vec<InjectEvent>>,
     more: Condvar,
 }
 
-impl EventSink for Heard {
+impl EventSink for RecordedEvents {
     fn record(&self, event: InjectEvent) {
         self.events.lock().unwrap().push(event);
         self.more.notify_all();
@@ -112,11 +112,11 @@ impl EventSink for Heard {
 
 /// A program whose calls are answered. It ends when this is dropped.
 struct Run {
-    started: Started,
+    started: StartedProgram,
     output: BufReader<PipeReader>,
     slots: Arc<TestSlots>,
     injector: Arc<Injector>,
-    heard: Arc<Heard>,
+    heard: Arc<RecordedEvents>,
     answering: Option<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -152,7 +152,7 @@ impl Run {
     ) -> Self {
         let started = start_by(handoff, Spec { seccomp: Some(Calls::Sockets), ..spec }).unwrap();
         let notify = started.notify.as_ref().unwrap().try_clone().unwrap();
-        let heard = Arc::new(Heard::default());
+        let heard = Arc::new(RecordedEvents::default());
         let injector = Arc::new(Injector::new(notify, slots.clone(), heard.clone(), parks));
         let answers = injector.clone();
         let answering = Some(std::thread::spawn(move || answers.run()));

@@ -8,13 +8,13 @@ use handoff::control::api::{Claims, Install, Request};
 use handoff::sys::limits::{Resource, UNLIMITED, set_limits};
 use handoff::sys::process::Signal;
 
-use super::Stored;
+use super::StoredService;
 use crate::support::{self, service, version, wait_for};
 
 /// Padding that makes an import take some time.
 const PADDING_BYTES: usize = 96 << 20;
 
-impl Stored {
+impl StoredService {
     /// A large release.
     fn large(&self, version: &str, fault: &str) -> PathBuf {
         let path = self.rig.release(version, fault);
@@ -32,7 +32,7 @@ impl Stored {
 
 #[test]
 fn a_disk_that_is_full_in_the_middle_of_the_copy_costs_nothing() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let second = stored.rig.release("2", "");
     let archive = stored.rig.path("s.tar.gz");
     let packed = std::process::Command::new("tar")
@@ -58,7 +58,7 @@ fn a_disk_that_is_full_in_the_middle_of_the_copy_costs_nothing() {
 
 #[test]
 fn a_daemon_that_is_killed_in_the_middle_of_an_import_leaves_no_half_version() {
-    let mut stored = Stored::serve("");
+    let mut stored = StoredService::serve("");
     // On a busy machine the daemon may have reached a later phase when it is killed. The new process must not serve by
     // then.
     let path = stored.large("2", "slow-start-2000");
@@ -97,7 +97,7 @@ fn a_daemon_that_is_killed_in_the_middle_of_an_import_leaves_no_half_version() {
 fn a_daemon_that_is_killed_in_its_first_import_starts_the_service_later() {
     let rig = super::Rig::new();
     let address = rig.write_service("s", &rig.release("1", ""), "store = true\n");
-    let mut stored = Stored { rig, address };
+    let mut stored = StoredService { rig, address };
     let large = stored.large("1", "");
     let file = stored.rig.path("config/services/s.toml");
     let text = fs::read_to_string(&file).unwrap();

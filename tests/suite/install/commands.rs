@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use handoff::control::api::Request;
 use handoff::sys::process::Signal;
 
-use super::Stored;
+use super::StoredService;
 use crate::support::{self, Rig, service, version};
 
 /// Writes an executable script. Returns its path.
@@ -28,7 +28,7 @@ fn a_preflight_that_fails_or_hangs_refuses_the_version() {
         "case \"$1\" in *-2) echo no good >&2; exit 3;; *-3) sleep 1000;; esac",
     );
     let stored =
-        Stored::serve(&format!("preflight = [{check:?}, \"{{binary}}\"]\npreflight_limit = \"4s\"\n"));
+        StoredService::serve(&format!("preflight = [{check:?}, \"{{binary}}\"]\npreflight_limit = \"4s\"\n"));
     let failed = stored.installed(&stored.rig.release("2", ""), &[]);
     assert_eq!(failed.code, Some(6), "{failed:?}");
     assert!(failed.said.contains("no good"), "{failed:?}");
@@ -58,7 +58,7 @@ fn the_hooks_get_the_details_of_the_upgrade() {
             told.display()
         ),
     );
-    let stored = Stored::serve(&format!(
+    let stored = StoredService::serve(&format!(
         "[hooks]\npre_upgrade = [{tell:?}, \"before\"]\npost_commit = [{tell:?}, \"committed\"]\npost_rollback = [{tell:?}, \"back\"]\n"
     ));
     assert_eq!(stored.installed(&stored.rig.release("2", ""), &[]).code, Some(0));
@@ -92,7 +92,7 @@ fn the_hooks_get_the_details_of_the_upgrade() {
 fn what_comes_before_the_new_process_counts_against_the_deadline() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let hangs = script(place.path(), "hangs", "sleep 1000");
-    let stored = Stored::serve(&format!("preflight = [{hangs:?}]\npreflight_limit = \"10m\"\n"));
+    let stored = StoredService::serve(&format!("preflight = [{hangs:?}]\npreflight_limit = \"10m\"\n"));
     let second = stored.rig.release("2", "");
     let args = ["upgrade", "s", "--deadline", "3s", "--drain-grace", "1s", "--binary"];
     let late = stored.run(&[&args[..], &[second.to_str().unwrap()]].concat());
@@ -162,7 +162,7 @@ fn no_code_of_a_version_runs_before_its_turn() {
 
 /// How a hanging command and its child in another session are ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
+enum EndCause {
     Cancelled,
     Signalled(Signal),
     TakenOver,
@@ -171,10 +171,10 @@ enum Ended {
 #[test]
 fn nothing_that_was_started_beside_a_service_is_left() {
     let ends = [
-        Ended::Cancelled,
-        Ended::Signalled(Signal::SIGTERM),
-        Ended::Signalled(Signal::SIGQUIT),
-        Ended::TakenOver,
+        EndCause::Cancelled,
+        EndCause::Signalled(Signal::SIGTERM),
+        EndCause::Signalled(Signal::SIGQUIT),
+        EndCause::TakenOver,
     ];
     for key in ["preflight = ", "[hooks]\npre_upgrade = ", "[update]\nversion_command = "] {
         let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -189,7 +189,7 @@ fn nothing_that_was_started_beside_a_service_is_left() {
                 pids.display()
             ),
         );
-        let mut stored = Stored::serve(&format!("{key}[{hangs:?}, \"{{binary}}\"]\n"));
+        let mut stored = StoredService::serve(&format!("{key}[{hangs:?}, \"{{binary}}\"]\n"));
         for end in ends {
             let second = stored.rig.release("2", "");
             let mut install = stored.rig.handoff(&["installed", "s", second.to_str().unwrap()]);
@@ -200,13 +200,13 @@ fn nothing_that_was_started_beside_a_service_is_left() {
             assert!(lives(), "{key} {end:?}");
             let asked = Instant::now();
             match end {
-                Ended::Cancelled => _ = stored.rig.call(Request::Cancel(service("s"))).unwrap(),
-                Ended::Signalled(signal) => {
+                EndCause::Cancelled => _ = stored.rig.call(Request::Cancel(service("s"))).unwrap(),
+                EndCause::Signalled(signal) => {
                     let mut daemon = stored.rig.daemon.take().unwrap();
                     support::signal(daemon.id(), signal);
                     daemon.wait().unwrap();
                 }
-                Ended::TakenOver => {
+                EndCause::TakenOver => {
                     let mut daemon = stored.rig.daemon.take().unwrap();
                     daemon.kill().unwrap();
                     daemon.wait().unwrap();
@@ -220,7 +220,7 @@ fn nothing_that_was_started_beside_a_service_is_left() {
             install.wait().unwrap();
             if stored.rig.daemon.is_none() {
                 stored.rig.start_daemon();
-                if end == Ended::Signalled(Signal::SIGTERM) {
+                if end == EndCause::Signalled(Signal::SIGTERM) {
                     assert_eq!(stored.run(&["start", "s"]).code, Some(0));
                 }
             }
@@ -248,7 +248,7 @@ fn a_hook_that_is_left_behind_is_ended_whatever_it_opens() {
         ),
     );
     for (hook, fault, serves) in [("post_commit", "", "2"), ("post_rollback", "unhealthy", "1")] {
-        let mut stored = Stored::serve(&format!("[hooks]\n{hook} = [{hangs:?}]\nlimit = \"10m\"\n"));
+        let mut stored = StoredService::serve(&format!("[hooks]\n{hook} = [{hangs:?}]\nlimit = \"10m\"\n"));
         let second = stored.rig.release("2", fault);
         let mut install = stored.rig.handoff(&["installed", "s", second.to_str().unwrap()]);
         let mut install = install.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -273,7 +273,7 @@ fn a_hook_that_is_left_behind_is_ended_whatever_it_opens() {
 #[test]
 fn a_version_command_begins_with_no_signal_blocked() {
     let command = ["/bin/sed", "-n", "s/^SigBlk:.//p", "/proc/self/status"];
-    let stored = Stored::serve(&format!("[update]\nversion_command = {command:?}\n"));
+    let stored = StoredService::serve(&format!("[update]\nversion_command = {command:?}\n"));
     let versions = stored.versions();
     assert_eq!(versions[0].version.as_deref(), Some("0000000000000000"), "{versions:?}");
 }

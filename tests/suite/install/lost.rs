@@ -5,10 +5,10 @@ use std::process::Stdio;
 use handoff::control::api::{History, Request, Response};
 use handoff::history::{Ending, Entry, Operation};
 
-use super::Stored;
+use super::StoredService;
 use crate::support::{self, service, version, wait_for};
 
-fn history(stored: &Stored) -> Vec<Entry> {
+fn history(stored: &StoredService) -> Vec<Entry> {
     match stored.rig.call(Request::History(History { service: Some(service("s")), limit: None })).unwrap() {
         Response::History(entries) => entries,
         other => panic!("{other:?}"),
@@ -30,7 +30,7 @@ fn what_the_daemon_was_at_when_it_ended_is_in_the_history() {
         let hangs = key.replace("COMMAND", &format!("[\"/bin/sh\", \"-c\", {script:?}]"));
         // The first version passes.
         std::fs::write(&go_on, "").unwrap();
-        let mut stored = Stored::serve(&hangs);
+        let mut stored = StoredService::serve(&hangs);
         std::fs::remove_file(&go_on).unwrap();
         let _ = std::fs::remove_file(&begun);
 

@@ -18,19 +18,19 @@ use crate::support::{Rig, executable, service, version, wait_for};
 use handoff::control::api::{Request, Response, Skew, VersionStatus};
 
 /// A service with its versions in the store.
-struct Stored {
+struct StoredService {
     rig: Rig,
     address: SocketAddr,
 }
 
 /// The result of a command.
 #[derive(Debug)]
-struct Ran {
+struct CommandOutput {
     code: Option<i32>,
     said: String,
 }
 
-impl Stored {
+impl StoredService {
     /// Starts a service that serves version 1. `tables` come before `[listen]`.
     fn serve(tables: &str) -> Self {
         let rig = Rig::new();
@@ -46,13 +46,13 @@ impl Stored {
         Self { rig, address }
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> CommandOutput {
         let output = self.rig.run(args);
         let said = [output.stdout, output.stderr].concat();
-        Ran { code: output.status.code(), said: String::from_utf8_lossy(&said).into_owned() }
+        CommandOutput { code: output.status.code(), said: String::from_utf8_lossy(&said).into_owned() }
     }
 
-    fn installed(&self, path: &Path, more: &[&str]) -> Ran {
+    fn installed(&self, path: &Path, more: &[&str]) -> CommandOutput {
         self.run(&[&["installed", "s", path.to_str().unwrap()], more].concat())
     }
 
@@ -89,7 +89,7 @@ impl Stored {
 
 #[test]
 fn a_file_is_installed_once_and_runs_from_the_store() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let second = stored.rig.release("2", "");
     let ran = stored.installed(&second, &[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -116,7 +116,7 @@ fn a_file_is_installed_once_and_runs_from_the_store() {
 
 #[test]
 fn what_happens_to_the_path_that_was_given_changes_nothing() {
-    let mut stored = Stored::serve("");
+    let mut stored = StoredService::serve("");
     let first = stored.rig.path("testee-1");
     stored.write("other", "#!/bin/sh\nexit 1\n", 0o755);
     std::fs::rename(stored.rig.path("other"), &first).unwrap();
@@ -143,7 +143,7 @@ fn what_happens_to_the_path_that_was_given_changes_nothing() {
 
 #[test]
 fn an_autostart_brings_its_binary_in_first() {
-    let mut stored = Stored::serve("");
+    let mut stored = StoredService::serve("");
     assert_eq!(stored.run(&["stop", "s"]).code, Some(0));
     stored.rig.stop_daemon();
     std::fs::remove_dir_all(stored.rig.path("state")).unwrap();
@@ -158,9 +158,9 @@ fn an_autostart_brings_its_binary_in_first() {
 
 #[test]
 fn two_callers_at_once_both_have_their_way_one_after_the_other() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let releases = ["2", "3"].map(|version| stored.rig.release(version, ""));
-    let ended: Vec<Ran> = std::thread::scope(|scope| {
+    let ended: Vec<CommandOutput> = std::thread::scope(|scope| {
         let calls: Vec<_> =
             releases.iter().map(|release| scope.spawn(|| stored.installed(release, &[]))).collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect()
@@ -173,7 +173,7 @@ fn two_callers_at_once_both_have_their_way_one_after_the_other() {
 
 #[test]
 fn a_caller_that_does_not_wait_finds_it_done_later() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let ran = stored.installed(&stored.rig.release("2", ""), &["--no-wait", "--version", "2.0 by name"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.said.contains("at work"), "{ran:?}");
@@ -187,7 +187,7 @@ fn a_caller_that_does_not_wait_finds_it_done_later() {
 fn without_the_store_a_service_runs_in_place_and_says_when_its_file_is_gone() {
     let rig = Rig::new();
     let address = rig.serve("s", "1", "", "store = false\n");
-    let stored = Stored { rig, address };
+    let stored = StoredService { rig, address };
     let status = stored.rig.status("s");
     assert_eq!((status.stored, status.skew), (None, None));
     let second = stored.rig.release("2", "");

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use handoff::control::api::{Claims, NamedIs, Request, Skew, Upgrade};
 
-use super::Stored;
+use super::StoredService;
 use crate::support::{self, Rig, copy_program, service, version, wait_for};
 
-impl Stored {
-    fn upgrade_to_named(&self) -> super::Ran {
+impl StoredService {
+    fn upgrade_to_named(&self) -> super::CommandOutput {
         self.run(&["upgrade", "s"])
     }
 
@@ -25,7 +25,7 @@ impl Stored {
 #[test]
 fn an_upgrade_to_what_the_file_names_is_never_a_silent_step_back() {
     for table in ["", "store = false\n"] {
-        let stored = Stored::serve_with(table);
+        let stored = StoredService::serve_with(table);
         let second = stored.rig.release("2", "");
         assert_eq!(stored.installed(&second, &[]).code, Some(0));
         let status = stored.rig.looked_at("s");
@@ -52,7 +52,7 @@ fn an_upgrade_to_what_the_file_names_is_never_a_silent_step_back() {
 
 #[test]
 fn what_is_done_to_the_file_or_to_what_it_names_makes_it_newer() {
-    let mut stored = Stored::serve("");
+    let mut stored = StoredService::serve("");
     assert_eq!(stored.installed(&stored.rig.release("2", ""), &[]).code, Some(0));
     // The next daemon knows it, too.
     stored.rig.stop_daemon();
@@ -106,7 +106,7 @@ fn a_release_behind_a_link_is_another_version_and_a_refused_one_never_runs() {
     let run = rig.path("current/run");
     let address = rig.write_service("s", &run, "store = false\n");
     rig.call(Request::Start(service("s"))).unwrap();
-    let stored = Stored { rig, address };
+    let stored = StoredService { rig, address };
     assert!(stored.rig.status("s").binary.ends_with("releases/1/run"));
 
     lead_to(&stored.rig, "2");
@@ -154,12 +154,12 @@ fn after_a_failed_first_start_the_file_counts_as_it_is_now() {
     let bad = rig.release("1", "unhealthy");
     let good = rig.release("2", "");
     let address = rig.write_service("s", &bad, "store = true\n");
-    let stored = Stored { rig, address };
+    let stored = StoredService { rig, address };
     let file = stored.rig.path("config/services/s.toml");
     let text = fs::read_to_string(&file).unwrap();
     let write = |from: &str, to: &str| fs::write(&file, text.replace(from, to)).unwrap();
-    let fail = |stored: &Stored| assert_eq!(stored.run(&["start", "s"]).code, Some(1));
-    let is_at = |stored: &Stored, path: &Path| {
+    let fail = |stored: &StoredService| assert_eq!(stored.run(&["start", "s"]).code, Some(1));
+    let is_at = |stored: &StoredService, path: &Path| {
         assert_eq!(version(address), "2");
         assert_eq!(stored.rig.status("s").binary, path);
         assert_eq!(stored.run(&["stop", "s"]).code, Some(0));
@@ -194,9 +194,9 @@ fn after_a_failed_first_start_the_file_counts_as_it_is_now() {
     is_at(&stored, &bad);
 }
 
-impl Stored {
+impl StoredService {
     /// Repeats the command while the daemon is busy with a retry of its own.
-    pub fn run_when_free(&self, args: &[&str]) -> super::Ran {
+    pub fn run_when_free(&self, args: &[&str]) -> super::CommandOutput {
         wait_for("the daemon to be free", || Some(self.run(args)).filter(|ran| ran.code != Some(5)))
     }
 
@@ -223,9 +223,13 @@ fn a_program_that_does_not_speak_the_protocol_gets_a_hint_about_the_key() {
     fs::write(&plain, "#!/bin/sh\necho address already in use >&2\nexit 1\n").unwrap();
     support::executable(&plain);
     let address = rig.write_service("s", &plain, "store = true\n");
-    let stored = Stored { rig, address };
+    let stored = StoredService { rig, address };
     let ran = stored.run(&["start", "s"]);
     assert!(ran.code == Some(1) && ran.said.contains("needs the key adapter"), "{ran:?}");
+    for verb in ["status", "list"] {
+        let told = stored.run(&[verb]).said;
+        assert!(told.contains("needs the key adapter: handoff doctor s says which"), "{told}");
+    }
 }
 
 #[test]
@@ -235,7 +239,7 @@ fn of_a_directory_each_file_counts_and_its_permissions_do_not() {
     let top = rig.path("releases/1");
     let address = rig.write_service("s", &top, "store = true\n[update]\nmember = \"program\"\n");
     rig.call(Request::Start(service("s"))).unwrap();
-    let stored = Stored { rig, address };
+    let stored = StoredService { rig, address };
     assert_eq!(stored.rig.looked_at("s").skew, None);
     fs::set_permissions(top.join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     assert_eq!(stored.rig.looked_at("s").skew, None, "chmod changes nothing");

@@ -8,7 +8,7 @@ use std::path::Path;
 use handoff::control::api::Request;
 use handoff::sys::attribute;
 
-use super::Stored;
+use super::StoredService;
 use crate::support::{Rig, copy_program, executable, processes_of, service, version, wait_for};
 
 fn mode(path: &Path) -> u32 {
@@ -40,7 +40,7 @@ fn a_copy_is_no_wider_than_the_original() {
 
     // The same content again, which other users may not read now.
     set_mode(&top.join("public"), 0o600);
-    let stored = Stored { rig, address: crate::support::free_address() };
+    let stored = StoredService { rig, address: crate::support::free_address() };
     assert_eq!(stored.installed(&top, &[]).code, Some(0));
     assert_eq!(mode(&files.join("public")), 0o400);
     let alone = stored.rig.release("2", "");
@@ -51,7 +51,7 @@ fn a_copy_is_no_wider_than_the_original() {
 
 #[test]
 fn what_a_copy_would_lose_is_kept_or_refused() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let second = stored.rig.release("2", "");
     // cap_net_bind_service+ep, in the format of setcap(8).
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -120,7 +120,7 @@ fn root_runs_nothing_that_another_user_could_change() {
 
 #[test]
 fn a_program_that_another_user_can_change_is_not_restarted() {
-    let stored = Stored::serve_with("store = false\n");
+    let stored = StoredService::serve_with("store = false\n");
     let binary = stored.rig.path("testee-1");
     if chown(&binary, Some(12_345), None).is_err() {
         eprintln!("not run: it needs root");
@@ -156,7 +156,7 @@ fn a_program_that_another_user_can_change_is_not_restarted() {
 
 #[test]
 fn a_service_file_that_another_user_can_write_does_not_count() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let file = stored.rig.path("config/services/s.toml");
     let pid = stored.rig.status("s").pid;
     set_mode(&file, 0o666);
@@ -184,7 +184,7 @@ fn a_service_file_that_another_user_can_write_does_not_count() {
 
 #[test]
 fn no_file_of_another_user_reports_a_version() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let teller = stored.write("teller", "#!/bin/sh\necho s3 9.9\n", 0o755);
     if chown(&teller, Some(12_345), None).is_err() {
         eprintln!("not run: it needs root");
@@ -218,7 +218,7 @@ fn no_file_of_another_user_reports_a_version() {
 
 #[test]
 fn a_version_that_is_taken_away_is_put_back() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let second = stored.rig.release("2", "");
     assert_eq!(stored.installed(&second, &[]).code, Some(0));
     let versions = stored.rig.path("state/services/s/versions");

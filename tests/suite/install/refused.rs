@@ -9,7 +9,7 @@ use handoff::control::api::{History, Request, Response};
 use handoff::history::{Ending, Operation};
 use minisign::KeyPair;
 
-use super::Stored;
+use super::StoredService;
 use crate::support::{service, version};
 
 fn packed(name: &str, content: &[u8]) -> Vec<u8> {
@@ -22,7 +22,7 @@ fn packed(name: &str, content: &[u8]) -> Vec<u8> {
     archive.into_inner().unwrap().finish().unwrap()
 }
 
-impl Stored {
+impl StoredService {
     #[track_caller]
     fn refuses(&self, path: PathBuf, more: &[&str], why: &str) {
         let ran = self.installed(&path, more);
@@ -34,7 +34,7 @@ impl Stored {
 
 #[test]
 fn what_cannot_run_is_refused_with_its_cause() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let second = fs::read(stored.rig.release("2", "")).unwrap();
     let changed = |at: usize, byte: u8| {
         let mut content = second.clone();
@@ -53,6 +53,18 @@ fn what_cannot_run_is_refused_with_its_cause() {
     stored.refuses(stored.rig.path("nothing"), &[], "does not exist");
     stored.refuses(stored.rig.path("data"), &[], "which file of this directory");
 
+    stored.refuses(
+        write("crlf", b"#!/bin/sh\r\nexit 0\r\n", 0o755),
+        &[],
+        "its #! line ends with a carriage return. Convert the file (sed -i 's/\\r$//')",
+    );
+    let program = write("program", &second, 0o755);
+    stored.refuses(
+        program,
+        &["--member", "testee"],
+        "it is no archive and no directory, so it has no member testee",
+    );
+
     let archive = packed("dist/testee", &second);
     stored.refuses(write("cut.tar.gz", &archive[..archive.len() / 2], 0o644), &[], "truncated");
     let whole = write("whole.tar.gz", &archive, 0o644);
@@ -66,14 +78,14 @@ fn what_cannot_run_is_refused_with_its_cause() {
         };
     let refusals = entries.iter().filter(|it| it.outcome == Ending::Rejected);
     assert!(refusals.clone().all(|it| it.operation == Operation::Install && it.reason.is_some()));
-    assert_eq!(refusals.count(), 12);
+    assert_eq!(refusals.count(), 14);
     let last = stored.run(&["history", "s", "--last"]).said;
     assert!(last.contains("it should be 0000"), "{last}");
 }
 
 #[test]
 fn a_member_of_an_archive_is_verified_as_its_archive() {
-    let stored = Stored::serve("[update]\nmember = \"testee\"\n");
+    let stored = StoredService::serve("[update]\nmember = \"testee\"\n");
     let second = fs::read(stored.rig.release("2", "")).unwrap();
     let path = stored.write("s.tar.gz", packed("dist/testee", &second), 0o644);
     let other = stored.write("SHA256SUMS", format!("{}  s.tar.gz\n", "0".repeat(64)), 0o644);
@@ -100,7 +112,7 @@ fn where_a_signature_is_required_nothing_runs_without_one() {
         key.pk.to_base64()
     );
     let address = rig.write_service("s", &first, &tables);
-    let stored = Stored { rig, address };
+    let stored = StoredService { rig, address };
     // A first start is no exception. The signature may be next to the file.
     let refused = stored.run(&["start", "s"]);
     assert_eq!(refused.code, Some(6), "{refused:?}");
@@ -135,7 +147,7 @@ fn where_a_signature_is_required_nothing_runs_without_one() {
 
 #[test]
 fn a_binary_that_is_exchanged_all_the_time_runs_as_a_whole_or_not_at_all() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     let releases = ["2", "3"].map(|version| fs::read(stored.rig.release(version, "")).unwrap());
     let path = stored.write("server", &releases[0], 0o755);
     std::thread::scope(|scope| {
@@ -165,7 +177,7 @@ fn a_binary_that_is_exchanged_all_the_time_runs_as_a_whole_or_not_at_all() {
 #[test]
 fn a_path_with_nothing_to_run_is_refused_wherever_versions_run() {
     for store in ["store = true\n", "store = false\n"] {
-        let stored = Stored::serve_with(store);
+        let stored = StoredService::serve_with(store);
         let plain = stored.write("plain", "#!/bin/sh\n", 0o644);
         for (path, why) in [(stored.rig.path("none"), "does not exist"), (plain, "not executable")] {
             let ran = stored.run(&["upgrade", "s", "--binary", path.to_str().unwrap()]);

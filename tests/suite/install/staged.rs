@@ -5,11 +5,11 @@ use std::path::Path;
 
 use handoff::control::api::{Ending, Request};
 
-use super::{Ran, Stored};
+use super::{CommandOutput, StoredService};
 use crate::support::{processes_of, service, signal, version, wait_for};
 
-impl Stored {
-    fn start(&self) -> Ran {
+impl StoredService {
+    fn start(&self) -> CommandOutput {
         self.run(&["start", "s"])
     }
 
@@ -22,7 +22,7 @@ impl Stored {
 #[test]
 fn what_is_installed_while_the_service_is_stopped_is_started_next() {
     for table in ["", "store = false\n"] {
-        let stored = Stored::serve_with(table);
+        let stored = StoredService::serve_with(table);
         assert_eq!(stored.run(&["stop", "s"]).code, Some(0));
         let second = stored.rig.release("2", "");
         let ran = stored.installed(&second, &[]);
@@ -46,7 +46,7 @@ fn what_is_installed_while_the_service_is_stopped_is_started_next() {
 
 #[test]
 fn what_is_staged_outlives_the_daemon_and_the_last_one_counts() {
-    let mut stored = Stored::serve("");
+    let mut stored = StoredService::serve("");
     stored.run(&["stop", "s"]);
     for n in ["2", "3"] {
         assert_eq!(stored.installed(&stored.rig.release(n, ""), &[]).code, Some(0));
@@ -68,7 +68,7 @@ fn what_is_staged_outlives_the_daemon_and_the_last_one_counts() {
 
 #[test]
 fn a_staged_version_that_cannot_be_started_gives_way_to_the_one_before() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     stored.run(&["stop", "s"]);
     assert_eq!(stored.installed(&stored.rig.release("2", "unhealthy"), &[]).code, Some(0));
     let ran = stored.start();
@@ -82,7 +82,7 @@ fn a_staged_version_that_cannot_be_started_gives_way_to_the_one_before() {
 
 #[test]
 fn what_is_refused_is_not_staged() {
-    let stored = Stored::serve("");
+    let stored = StoredService::serve("");
     stored.run(&["stop", "s"]);
     let second = stored.rig.release("2", "");
     let ran = stored.installed(&second, &["--sha256", &"0".repeat(64)]);
@@ -93,7 +93,7 @@ fn what_is_refused_is_not_staged() {
 #[test]
 fn without_a_daemon_a_version_is_verified_and_kept_for_the_next_one() {
     for table in ["", "store = false\n"] {
-        let mut stored = Stored::serve_with(table);
+        let mut stored = StoredService::serve_with(table);
         stored.rig.stop_daemon();
         let wrong = stored.installed(&stored.rig.path("nothing"), &[]);
         assert_eq!(wrong.code, Some(6), "{wrong:?}");
@@ -119,7 +119,7 @@ fn without_a_daemon_a_version_is_verified_and_kept_for_the_next_one() {
 
 #[test]
 fn what_was_installed_while_the_daemon_was_lost_is_upgraded_to_by_the_next_one() {
-    let mut stored = Stored::serve("");
+    let mut stored = StoredService::serve("");
     signal(stored.rig.daemon.as_ref().unwrap().id(), handoff::sys::process::Signal::SIGKILL);
     stored.rig.daemon.take().unwrap().wait().unwrap();
     assert_eq!(stored.installed(&stored.rig.release("2", ""), &[]).code, Some(0));
@@ -138,7 +138,7 @@ fn what_was_installed_while_the_daemon_was_lost_is_upgraded_to_by_the_next_one()
 /// The documented example script.
 #[test]
 fn a_tool_that_updates_itself_loses_nothing() {
-    let mut stored = Stored::serve("");
+    let mut stored = StoredService::serve("");
     let zip = |n: &str| {
         let (path, release) = (stored.rig.path(&format!("{n}.zip")), stored.rig.release(n, ""));
         let made = std::process::Command::new("python3")
@@ -149,7 +149,7 @@ fn a_tool_that_updates_itself_loses_nothing() {
         path
     };
     let zips = [zip("2"), zip("3")];
-    let update = |stored: &Stored, zip: &Path, n: &str| {
+    let update = |stored: &StoredService, zip: &Path, n: &str| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hooks/self-update.sh");
         let bin = stored.rig.path("bin");
         fs::create_dir_all(&bin).unwrap();

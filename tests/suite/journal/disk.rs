@@ -35,7 +35,7 @@ struct File {
 
 /// The state at a power cut.
 #[derive(Debug, Clone, Default)]
-pub struct State {
+pub struct DiskState {
     /// The file that a process finds under the journal's name.
     file: File,
     /// Earlier files of that name that may still have it on the disk.
@@ -48,8 +48,8 @@ pub struct State {
 /// The storage.
 #[derive(Debug, Default)]
 pub struct Disk {
-    state: Mutex<State>,
-    moments: Mutex<Vec<State>>,
+    state: Mutex<DiskState>,
+    moments: Mutex<Vec<DiskState>>,
     fault: Mutex<Option<(usize, Fault)>>,
     /// A deliberate defect: staged data does not wait for the disk.
     stages_in_haste: bool,
@@ -59,7 +59,7 @@ impl Disk {
     /// A disk with this content.
     pub fn of(bytes: &[u8]) -> Self {
         let file = File { cache: bytes.to_vec(), durable: bytes.to_vec(), dirty: Vec::new() };
-        Self { state: Mutex::new(State { file, ..State::default() }), ..Self::default() }
+        Self { state: Mutex::new(DiskState { file, ..DiskState::default() }), ..Self::default() }
     }
 
     /// An empty disk, optionally with the defect that staged data does not wait for the disk.
@@ -84,12 +84,12 @@ impl Disk {
     }
 
     /// The current state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> DiskState {
         self.state.lock().unwrap().clone()
     }
 
     /// The state after each operation.
-    pub fn moments(&self) -> Vec<State> {
+    pub fn moments(&self) -> Vec<DiskState> {
         self.moments.lock().unwrap().clone()
     }
 
@@ -109,13 +109,13 @@ impl Disk {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut DiskState)) {
         change(&mut self.state.lock().unwrap());
         self.remember();
     }
 
     /// Writes to a file of the state, up to the next fault.
-    fn write(&self, file: fn(&mut State) -> &mut File, offset: usize, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, file: fn(&mut DiskState) -> &mut File, offset: usize, bytes: &[u8]) -> io::Result<()> {
         let fault = self.next_fault();
         let written = match fault {
             Some(Fault::Error(_, written)) => written.min(bytes.len().saturating_sub(1)),
@@ -130,7 +130,7 @@ impl Disk {
     }
 
     /// Syncs a file of the state. Returns the next fault.
-    fn flush(&self, file: fn(&mut State) -> &mut File) -> io::Result<()> {
+    fn flush(&self, file: fn(&mut DiskState) -> &mut File) -> io::Result<()> {
         let fault = self.next_fault();
         self.change(|state| match fault {
             None => file(state).flush(),
@@ -173,7 +173,7 @@ impl Storage for Disk {
 
     fn stage(&self, bytes: &[u8]) -> io::Result<()> {
         self.change(|state| state.staged = Some(File::default()));
-        let staged: fn(&mut State) -> &mut File = |state| state.staged.as_mut().expect("just made");
+        let staged: fn(&mut DiskState) -> &mut File = |state| state.staged.as_mut().expect("just made");
         let written = self.write(staged, 0, bytes).and_then(|()| match self.stages_in_haste {
             false => self.flush(staged),
             true => Ok(()),
@@ -198,7 +198,7 @@ impl Storage for Disk {
     }
 }
 
-impl State {
+impl DiskState {
     /// The content for a process.
     pub fn cache(&self) -> &[u8] {
         &self.file.cache

@@ -100,7 +100,7 @@ fn opening_fails_or_latches_but_never_lies() {
             assert_eq!(opened.standing(), journal.standing());
             // Operation 4 writes the note in the header, which nothing depends on.
             assert_eq!(opened.latched().is_some(), number != 4);
-            assert_eq!(opened.mend().unwrap(), mends);
+            assert_eq!(opened.repair().unwrap(), mends);
         }
         let mut again = open(&disk).unwrap();
         assert_eq!(again.standing(), journal.standing());

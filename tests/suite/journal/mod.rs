@@ -98,7 +98,7 @@ fn life(disk: &Arc<Disk>, journal: &mut Journal, mut after_each: impl FnMut(&mut
         after_each(journal);
         if failed {
             // A failed mend is retried in the next step.
-            let _ = journal.mend();
+            let _ = journal.repair();
         }
     }
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::{all_or, arguments_for};
 use handoff::slots::{Group, SlotId};
 use handoff::sys::socket::{MsgFlags, SockProtocol, netlink, recv, send};
@@ -58,8 +58,8 @@ fn switch_under_load() {
     let answered = AtomicUsize::new(0);
     let accepted = slots.map(|_| AtomicUsize::new(0));
     let mut times = Vec::with_capacity(switches);
-    let lost: Vec<Lost> = std::thread::scope(|scope| {
-        let _stop = AtEnd(&stop);
+    let lost: Vec<ClientFailures> = std::thread::scope(|scope| {
+        let _stop = SetOnDrop(&stop);
         for (slot, count) in slots.iter().zip(&accepted) {
             let listener = listener(&group, *slot);
             let end = &end;
@@ -89,7 +89,7 @@ fn switch_under_load() {
         "{switches} switches, {answered} connections answered ({first} and {second} by the two slots), lost: {lost:?}; \
          a switch took {p50:?} (p50), {p99:?} (p99), {max:?} (max)"
     );
-    assert!(lost.iter().all(|lost| *lost == Lost::default()), "{lost:?}");
+    assert!(lost.iter().all(|lost| *lost == ClientFailures::default()), "{lost:?}");
     assert_eq!(answered, first + second, "all that were accepted were answered");
     assert!(first > switches / 10 && second > switches / 10, "both had work");
 }
@@ -115,15 +115,15 @@ fn wait_for_more(answered: &AtomicUsize) {
 
 /// Failures that clients may notice.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Lost {
+struct ClientFailures {
     refused: usize,
     reset: usize,
     cut: usize,
     other: usize,
 }
 
-fn connect(client: usize, stop: &AtomicBool, answered: &AtomicUsize) -> Lost {
-    let mut lost = Lost::default();
+fn connect(client: usize, stop: &AtomicBool, answered: &AtomicUsize) -> ClientFailures {
+    let mut lost = ClientFailures::default();
     for turn in (client..).step_by(CLIENTS) {
         if stop.load(Ordering::Relaxed) {
             break;

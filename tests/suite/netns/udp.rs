@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use handoff::slots::{Group, SlotId};
 use handoff::sys::listens::listens;
 
-use super::{AtEnd, CLIENTS, bring_up_loopback, in_a_network, spread, switch, switches, wait_for_more};
+use super::{CLIENTS, SetOnDrop, bring_up_loopback, in_a_network, spread, switch, switches, wait_for_more};
 
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 /// The number of open questions of a client.
@@ -31,8 +31,8 @@ fn switch_under_load() {
     let mut times = Vec::with_capacity(switches);
     let mut retired = 0;
     let lost: usize = std::thread::scope(|scope| {
-        let _stop = AtEnd(&stop);
-        let _end = AtEnd(&end);
+        let _stop = SetOnDrop(&stop);
+        let _end = SetOnDrop(&end);
         let answering = |group: &Group, slot: SlotId| {
             let socket = UdpSocket::from(group.fd(slot).unwrap().try_clone_to_owned().unwrap());
             let (end, read) = (&end, &read);

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::wait_for;
 use handoff::config::ListenAddress;
 use handoff::slots::{Group, SlotError, SlotId, lengthen_queue, stop_listening};
@@ -189,7 +189,8 @@ fn retiring_loses_nothing_under_load() {
         let listener = tcp(&group, group.steered());
         let mut old = scope.spawn(|| servers[0].run(listener));
         let clients = [0; 3].map(|_| scope.spawn(|| load(address, &stop)));
-        let (at_end, _servers) = (AtEnd(&stop), servers.each_ref().map(|server| AtEnd(&server.leave)));
+        let (at_end, _servers) =
+            (SetOnDrop(&stop), servers.each_ref().map(|server| SetOnDrop(&server.leave)));
         for pair in servers.windows(2) {
             let (leaving, coming) = (&pair[0], &pair[1]);
             wait_until("the old server has work", || leaving.served() > 50);
@@ -394,7 +395,7 @@ fn a_unix_path_switches_and_switches_back_without_a_moment_of_absence() {
                     UnixStream::connect(&path).unwrap();
                 }
             });
-            let at_end = AtEnd(&stop);
+            let at_end = SetOnDrop(&stop);
             for slot in [second, first, second, first, second] {
                 group.steer_to(slot).unwrap();
                 let listener = UnixListener::from(duplicate(&group, slot));

@@ -14,7 +14,7 @@ use handoff::slots::{Group, ListenerPair, Pair, PairState, Side, SlotError, stop
 use handoff::sys::descriptor::is_nonblocking;
 
 use super::{duplicate, loopback, open_on_free_port, unix_address, wait_until};
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 
 /// The two slots of a group, as their holders keep them.
 fn both(group: &mut Group) -> ListenerPair {
@@ -179,7 +179,7 @@ fn no_client_comes_to_the_side_that_is_reset() {
     let mut pair = Pair::new(copy(&held), PairState::new(1)).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let at_end = AtEnd(&stop);
+        let at_end = SetOnDrop(&stop);
         let client = scope.spawn(|| {
             let mut count = 0_u32;
             while !stop.load(Ordering::Relaxed) {
@@ -277,7 +277,7 @@ fn a_switch_that_fails_half_way_leaves_all_addresses_where_they_were() {
 
 /// Events that can happen to a pair.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+enum PairEvent {
     Switch(Side),
     /// A program shuts the listener down.
     ShutDown(Side),
@@ -286,13 +286,13 @@ enum Event {
     Change,
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
+fn events() -> impl Strategy<Value = Vec<PairEvent>> {
     let side = || prop_oneof![Just(Side::A), Just(Side::B)];
     let event = prop_oneof![
-        4 => side().prop_map(Event::Switch),
-        1 => side().prop_map(Event::ShutDown),
-        3 => side().prop_map(Event::Reset),
-        1 => Just(Event::Change),
+        4 => side().prop_map(PairEvent::Switch),
+        1 => side().prop_map(PairEvent::ShutDown),
+        3 => side().prop_map(PairEvent::Reset),
+        1 => Just(PairEvent::Change),
     ];
     proptest::collection::vec(event, 1..25)
 }
@@ -306,13 +306,13 @@ proptest! {
         for event in events {
             let state = pair.state().clone();
             let wanted = match event {
-                Event::Switch(side) => state.switched_to(side),
-                Event::ShutDown(side) => {
+                PairEvent::Switch(side) => state.switched_to(side),
+                PairEvent::ShutDown(side) => {
                     stop_listening(pair.listeners(side).next().unwrap());
                     state
                 }
-                Event::Reset(side) => state.with_reset(side),
-                Event::Change => {
+                PairEvent::Reset(side) => state.with_reset(side),
+                PairEvent::Change => {
                     drop(pair);
                     pair = Pair::new(copy(&held), state.clone()).unwrap();
                     state
@@ -320,7 +320,7 @@ proptest! {
             };
             match pair.apply(wanted) {
                 Ok(_) => {}
-                Err(SlotError::ActiveSide { .. }) => prop_assert!(matches!(event, Event::Reset(_))),
+                Err(SlotError::ActiveSide { .. }) => prop_assert!(matches!(event, PairEvent::Reset(_))),
                 Err(error) => panic!("{error}"),
             }
             take_all(&held);

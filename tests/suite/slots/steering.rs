@@ -33,26 +33,26 @@ fn take_all(group: &Group, slots: [SlotId; 2]) -> [u32; 2] {
 }
 
 /// An address to listen on, and addresses for clients.
-struct Form {
+struct AddressForm {
     listen: &'static str,
     clients: Vec<fn(u16) -> SocketAddr>,
 }
 
-fn forms() -> [Form; 5] {
+fn forms() -> [AddressForm; 5] {
     let v6 = |port| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     let other_v4 = |port| SocketAddr::from(([127, 0, 0, 2], port));
     [
-        Form { listen: "127.0.0.1", clients: vec![loopback] },
-        Form { listen: "0.0.0.0", clients: vec![loopback, other_v4] },
-        Form { listen: "[::1]", clients: vec![v6] },
-        Form { listen: "[::]", clients: vec![v6] },
-        Form { listen: "*", clients: vec![loopback, other_v4, v6] },
+        AddressForm { listen: "127.0.0.1", clients: vec![loopback] },
+        AddressForm { listen: "0.0.0.0", clients: vec![loopback, other_v4] },
+        AddressForm { listen: "[::1]", clients: vec![v6] },
+        AddressForm { listen: "[::]", clients: vec![v6] },
+        AddressForm { listen: "*", clients: vec![loopback, other_v4, v6] },
     ]
 }
 
 #[test]
 fn a_probe_comes_to_its_slot_and_no_other_client_does() {
-    for Form { listen, clients } in forms() {
+    for AddressForm { listen, clients } in forms() {
         let (mut group, port) = open_on_free_port(|port| format!("{listen}:{port}").parse().unwrap());
         let (first, second) = (group.steered(), group.add_slot().unwrap());
         let mut counted = [0, 0];

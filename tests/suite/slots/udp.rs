@@ -58,9 +58,9 @@ fn read_all(socket: OwnedFd) -> usize {
 }
 
 /// An address to listen on, and an address for clients.
-type Form = (&'static str, fn(u16) -> SocketAddr);
+type AddressForm = (&'static str, fn(u16) -> SocketAddr);
 
-fn forms() -> [Form; 6] {
+fn forms() -> [AddressForm; 6] {
     let v6 = |port| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     [("127.0.0.1", loopback), ("0.0.0.0", loopback), ("[::1]", v6), ("[::]", v6), ("*", v6), ("*", loopback)]
 }

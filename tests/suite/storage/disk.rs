@@ -25,7 +25,7 @@ const TTL: Duration = Duration::ZERO;
 
 /// The next fault, the operation that hangs, and the operations so far.
 #[derive(Debug, Default)]
-struct Plan {
+struct FaultPlan {
     next: Option<(usize, Fault)>,
     hangs_at: Option<String>,
     seen: Vec<String>,
@@ -34,7 +34,7 @@ struct Plan {
 
 /// A mounted file system. It is unmounted when this is dropped.
 pub struct Disk {
-    plan: Arc<Mutex<Plan>>,
+    plan: Arc<Mutex<FaultPlan>>,
     hanging: Arc<Hanging>,
     path: PathBuf,
     _session: BackgroundSession,
@@ -46,10 +46,10 @@ impl Disk {
         if effective_user() != 0 || !Path::new("/dev/fuse").exists() {
             return None;
         }
-        let plan = Arc::<Mutex<Plan>>::default();
+        let plan = Arc::<Mutex<FaultPlan>>::default();
         let tree = Mutex::new(Tree { paths: vec![Some(backing.to_owned())], ..Tree::default() });
         let hanging = Arc::<Hanging>::default();
-        let shown = Shown { plan: Arc::clone(&plan), hanging: Arc::clone(&hanging), tree };
+        let shown = FaultyFileSystem { plan: Arc::clone(&plan), hanging: Arc::clone(&hanging), tree };
         let session = fuser::spawn_mount(shown, path, &Config::default()).expect("it can be mounted");
         Some(Self { plan, hanging, path: path.to_owned(), _session: session })
     }
@@ -120,13 +120,13 @@ struct Tree {
     opened: u64,
 }
 
-struct Shown {
-    plan: Arc<Mutex<Plan>>,
+struct FaultyFileSystem {
+    plan: Arc<Mutex<FaultPlan>>,
     hanging: Arc<Hanging>,
     tree: Mutex<Tree>,
 }
 
-impl Shown {
+impl FaultyFileSystem {
     /// Whether an operation is short. Returns an error if it fails.
     fn gate(&self, operation: &str, name: &str) -> Result<bool, Errno> {
         if !name.starts_with("journal") {
@@ -257,7 +257,7 @@ macro_rules! answer {
     };
 }
 
-impl Filesystem for Shown {
+impl Filesystem for FaultyFileSystem {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         answer!(reply, self.below(parent, name).and_then(|(path, _)| self.entry(&path)), found => reply.entry(&TTL, &found, Generation(0)));
     }

@@ -97,7 +97,7 @@ fn what_an_unrelated_process_has_open_delays_no_shim() {
     fs::write(rig.path("backing/file"), "content").unwrap();
     let mut unrelated = Command::new("sleep");
     unrelated.arg("1000").stdin(File::open(rig.path("mnt/file")).unwrap()).stdout(Stdio::null());
-    let _unrelated = Ends(unrelated.stderr(Stdio::null()).spawn().unwrap());
+    let _unrelated = ChildGuard(unrelated.stderr(Stdio::null()).spawn().unwrap());
     drop(unrelated);
     let address = free_address();
     let (binary, data) = (rig.release_of("plain", "1", ""), rig.path("data"));
@@ -148,7 +148,7 @@ fn no_path_of_a_service_file_holds_up_another_service_or_the_end_of_the_daemon()
     }
     let other = write(&rig, "other", &rig.release("other-1", ""), "");
     start(&rig, "other");
-    let mut daemon = Ends(rig.daemon.take().unwrap());
+    let mut daemon = ChildGuard(rig.daemon.take().unwrap());
     disk.hang();
     std::thread::scope(|scope| {
         for (name, ..) in &kinds {
@@ -176,9 +176,9 @@ fn no_path_of_a_service_file_holds_up_another_service_or_the_end_of_the_daemon()
 
 /// A process that is gone when this is dropped. The drop waits for its end only if the test succeeds, because its file
 /// system may still hang after a failure.
-struct Ends(Child);
+struct ChildGuard(Child);
 
-impl Drop for Ends {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         let _ = self.0.kill();
         if !std::thread::panicking() {

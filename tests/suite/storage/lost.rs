@@ -12,12 +12,12 @@ use handoff_protocol::record::{Fact, Standing, fold};
 
 use crate::support::{self, Rig, SmallDisk, service, signal, version, wait_for};
 
-struct Kept {
+struct RunningService {
     rig: Rig,
     address: SocketAddr,
 }
 
-impl Kept {
+impl RunningService {
     /// A service in its second generation.
     fn serve(more: &str) -> Self {
         let rig = Rig::new();
@@ -73,7 +73,7 @@ impl Kept {
 #[test]
 fn a_service_that_runs_is_taken_over_although_its_journal_is_damaged() {
     for mode in ["exclusive", "overlap"] {
-        let mut kept = Kept::serve(&format!("mode = \"{mode}\"\n"));
+        let mut kept = RunningService::serve(&format!("mode = \"{mode}\"\n"));
         let pid = kept.rig.status("s").pid.unwrap();
         kept.kill_daemon();
         kept.damage_journal();
@@ -90,7 +90,7 @@ fn a_service_that_runs_is_taken_over_although_its_journal_is_damaged() {
 
 #[test]
 fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works() {
-    let mut kept = Kept::serve("");
+    let mut kept = RunningService::serve("");
     kept.rig.stop_daemon();
     kept.damage_journal();
     let file = kept.rig.path("config/services/s.toml");
@@ -124,7 +124,7 @@ fn a_service_that_is_down_is_known_with_its_damaged_journal_and_the_remedy_works
 #[test]
 fn a_service_whose_journal_is_gone_begins_again_and_that_is_reported() {
     for is_removed in [true, false] {
-        let mut kept = Kept::serve("");
+        let mut kept = RunningService::serve("");
         kept.rig.call(Request::Stop(service("s"))).unwrap();
         kept.kill_daemon();
         match is_removed {
@@ -132,7 +132,7 @@ fn a_service_whose_journal_is_gone_begins_again_and_that_is_reported() {
             false => fs::write(kept.journal(), "").unwrap(),
         }
         kept.rig.start_daemon();
-        let told = |kept: &Kept| {
+        let told = |kept: &RunningService| {
             let problem = kept.rig.status("s").problem.unwrap_or_default();
             problem.contains("was missing or empty") && problem.contains(kept.journal().to_str().unwrap())
         };
@@ -146,7 +146,7 @@ fn a_service_whose_journal_is_gone_begins_again_and_that_is_reported() {
 /// The new service was never stopped, so autostart applies.
 #[test]
 fn a_service_file_that_is_new_after_a_lost_daemon_is_started() {
-    let mut kept = Kept::serve("");
+    let mut kept = RunningService::serve("");
     kept.rig.call(Request::Stop(service("s"))).unwrap();
     kept.kill_daemon();
     let address = kept.rig.write_service("t", &kept.rig.release("5", ""), "");
@@ -162,7 +162,7 @@ fn a_service_file_that_is_new_after_a_lost_daemon_is_started() {
 
 #[test]
 fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
-    let mut kept = Kept::serve("");
+    let mut kept = RunningService::serve("");
     let pid = kept.rig.status("s").pid.unwrap();
     kept.kill_daemon();
     let file = kept.rig.path("config/services/s.toml");
@@ -180,7 +180,7 @@ fn a_service_that_becomes_known_late_is_taken_over_with_what_runs() {
 
 /// Kills the daemon and all processes of the service, and starts a daemon that cannot read the journal. Returns the new
 /// path of the journal.
-fn unreadable_after(kept: &mut Kept, running: &[u32]) -> PathBuf {
+fn unreadable_after(kept: &mut RunningService, running: &[u32]) -> PathBuf {
     kept.kill_daemon();
     running.iter().for_each(|pid| support::kill(*pid));
     let away = kept.rig.path("away");
@@ -192,13 +192,13 @@ fn unreadable_after(kept: &mut Kept, running: &[u32]) -> PathBuf {
     away
 }
 
-fn make_readable(kept: &Kept, away: &Path) {
+fn make_readable(kept: &RunningService, away: &Path) {
     fs::remove_dir(kept.journal()).unwrap();
     fs::rename(away, kept.journal()).unwrap();
 }
 
 /// The intents, and the facts about ends and rollbacks.
-fn ends(kept: &Kept) -> Vec<String> {
+fn ends(kept: &RunningService) -> Vec<String> {
     let records = log_image::parse(&fs::read(kept.journal()).unwrap()).unwrap().records;
     let facts = records.into_iter().map(|record| record.fact);
     let ends = facts.filter_map(|fact| match fact {
@@ -212,7 +212,7 @@ fn ends(kept: &Kept) -> Vec<String> {
 
 #[test]
 fn a_service_that_runs_is_shown_as_it_is_and_left_alone_while_its_journal_cannot_be_read() {
-    let mut kept = Kept::serve("");
+    let mut kept = RunningService::serve("");
     let pid = kept.rig.status("s").pid.unwrap();
     let away = unreadable_after(&mut kept, &[]);
     let status = kept.rig.status("s");
@@ -233,7 +233,7 @@ fn a_service_that_runs_is_shown_as_it_is_and_left_alone_while_its_journal_cannot
 #[test]
 fn what_ended_is_recorded_when_a_journal_can_be_read_again() {
     for autostart in [false, true] {
-        let mut kept = Kept::serve("");
+        let mut kept = RunningService::serve("");
         if autostart {
             let file = kept.rig.path("config/services/s.toml");
             let text = fs::read_to_string(&file).unwrap();
@@ -260,7 +260,7 @@ fn what_ended_is_recorded_when_a_journal_can_be_read_again() {
 #[test]
 fn a_dead_attempt_is_rolled_back_when_a_journal_can_be_read_again() {
     for autostart in [false, true] {
-        let mut kept = Kept::serve("");
+        let mut kept = RunningService::serve("");
         let next = kept.rig.release("3", "hang-while-warming");
         if autostart {
             let file = kept.rig.path("config/services/s.toml");
@@ -293,9 +293,9 @@ fn a_dead_attempt_is_rolled_back_when_a_journal_can_be_read_again() {
 }
 
 /// A change to the journal of a running daemon.
-type Deed = fn(&Kept);
+type JournalDamage = fn(&RunningService);
 
-const DEEDS: [(&str, Deed); 4] = [
+const DEEDS: [(&str, JournalDamage); 4] = [
     ("removed", |kept| fs::remove_file(kept.journal()).unwrap()),
     ("moved", |kept| fs::rename(kept.journal(), kept.rig.path("moved")).unwrap()),
     ("replaced", |kept| {
@@ -312,7 +312,7 @@ const DEEDS: [(&str, Deed); 4] = [
 #[test]
 fn a_journal_that_is_taken_away_is_written_again() {
     for (what, deed) in DEEDS {
-        let mut kept = Kept::serve("");
+        let mut kept = RunningService::serve("");
         deed(&kept);
         let outcome = kept.rig.upgrade("s", &kept.rig.release("3", "")).unwrap();
         assert_eq!((outcome.outcome, outcome.generation.0), (Ending::Committed, 3), "{what}");
@@ -335,7 +335,7 @@ fn a_journal_that_is_taken_away_is_written_again() {
 
 #[test]
 fn a_journal_that_is_taken_away_in_the_middle_of_a_commit_has_the_commit() {
-    let kept = Kept::serve("lease = \"10s\"\n");
+    let kept = RunningService::serve("lease = \"10s\"\n");
     let slow = kept.rig.release("3", "slow-begin-2000");
     let remove = || fs::remove_file(kept.journal()).unwrap();
     let outcome = kept.rig.upgrade_and("s", &slow, "beginning", remove).unwrap();

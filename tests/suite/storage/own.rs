@@ -9,7 +9,7 @@ use handoff::control::api::{Request, State};
 use handoff::sys::process::Signal;
 use handoff::sys::user::effective_user;
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::{Rig, SmallDisk, ask, free_address, service, signal, wait_for};
 
 /// The maximum number of files on the disk.
@@ -68,7 +68,7 @@ fn a_shim_that_finds_no_room_for_its_files_says_which_and_is_tried_again() {
         let full = fill(&disk.0);
         let stop = AtomicBool::new(false);
         let status = std::thread::scope(|scope| {
-            let _at_end = AtEnd(&stop);
+            let _at_end = SetOnDrop(&stop);
             // Files of an ended shim leave room for the next one, so the thread fills it again.
             scope.spawn(|| {
                 for number in FILES.. {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use handoff::control::api::{Ending, Request};
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::{LIMIT, Rig, executable, free_address, service, wait_for};
 
 /// After its bind it requests the destination of each datagram. It does not answer a datagram without one.
@@ -61,7 +61,7 @@ fn a_server_that_asks_for_the_destination_loses_none_of_a_thousand_a_second() {
     client.connect(address).unwrap();
     let under_way = || asked.load(Ordering::Relaxed) - heard.load(Ordering::Relaxed);
     std::thread::scope(|scope| {
-        let (all_asked, at_end) = (AtEnd(&over), AtEnd(&stop));
+        let (all_asked, at_end) = (SetOnDrop(&over), SetOnDrop(&stop));
         let asking = scope.spawn(|| {
             let begun = Instant::now();
             for turn in 1_u64.. {

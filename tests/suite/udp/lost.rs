@@ -23,12 +23,12 @@ while True:
     s.recvfrom(100)
 "#;
 
-struct Served {
+struct ServedClient {
     rig: Rig,
     client: UdpSocket,
 }
 
-impl Served {
+impl ServedClient {
     fn start(mode: &str, version: &str) -> Self {
         let (rig, address) = (Rig::new(), free_address());
         let served = Self { rig, client: UdpSocket::bind("127.0.0.1:0").unwrap() };
@@ -70,7 +70,7 @@ impl Served {
 
 #[test]
 fn what_an_old_process_has_not_read_is_reported() {
-    let served = Served::start("overlap", "deaf");
+    let served = ServedClient::start("overlap", "deaf");
     for _ in 0..7 {
         served.client.send(b"x").unwrap();
     }
@@ -85,7 +85,7 @@ fn what_an_old_process_has_not_read_is_reported() {
 #[test]
 fn what_finds_no_room_while_no_process_reads_is_reported() {
     const SENT: u64 = 3_000;
-    let served = Served::start("exclusive", "0");
+    let served = ServedClient::start("exclusive", "0");
     let late = served.release("late");
     let outcome = std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| served.rig.upgrade("s", &late).unwrap());

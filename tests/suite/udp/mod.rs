@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::{LIMIT, Rig, free_address, kill, pause, service, signal, version, wait_for};
 use handoff::control::api::{Ending, Request};
 use handoff::sys::process::Signal;
@@ -84,7 +84,7 @@ impl Service {
         let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| self.ask_until(&stop, &count))).collect();
-            let at_end = AtEnd(&stop);
+            let at_end = SetOnDrop(&stop);
             let done = work();
             drop(at_end);
             let lost: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
@@ -194,7 +194,7 @@ fn another_daemon_adopts_it_and_no_datagram_is_lost() {
                     pause();
                 }
             });
-            let at_end = AtEnd(&stop);
+            let at_end = SetOnDrop(&stop);
             for (round, version) in ["1", "2"].into_iter().enumerate() {
                 let mut daemon = service.rig.daemon.take().unwrap();
                 // In the second round the keeper dies as well, and only the process holds the descriptors.

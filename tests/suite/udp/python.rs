@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use handoff::control::api::{Ending, Request};
 
-use crate::support::at_end::AtEnd;
+use crate::support::at_end::SetOnDrop;
 use crate::support::{LIMIT, Rig, copy_program, free_address, service, wait_for};
 
 /// Answers each datagram after 0.4 s, and is idle meanwhile, as a server that asks another server.
@@ -109,7 +109,7 @@ fn a_server_that_asks_others_has_as_long_for_its_answers_as_the_service_file_say
             }
         });
         scope.spawn(|| {
-            let _at_end = AtEnd(&stop);
+            let _at_end = SetOnDrop(&stop);
             server.upgrade();
         });
         // The client reads during the upgrade, because the kernel does not keep all answers for it.

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 #[derive(Clone)]
 struct Counting {
     versions: ProtocolVersion,
-    told: Arc<AtomicUsize>,
+    notifications: Arc<AtomicUsize>,
 }
 
 impl ClientHandler for Counting {
@@ -30,7 +30,7 @@ impl ClientHandler for Counting {
     }
 
     async fn on_progress(&self, _: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
-        self.told.fetch_add(1, Ordering::Relaxed);
+        self.notifications.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -38,7 +38,7 @@ type Client = RunningService<RoleClient, Counting>;
 
 async fn connect(rig: &Rig, versions: ProtocolVersion) -> Client {
     let config = StreamableHttpClientTransportConfig::with_uri(rig.url());
-    let client = Counting { versions, told: Arc::default() };
+    let client = Counting { versions, notifications: Arc::default() };
     client.serve(StreamableHttpClientTransport::from_config(config)).await.expect("a session")
 }
 
@@ -71,11 +71,11 @@ async fn upgrade_under_calls(versions: ProtocolVersion) {
         }));
     }
     for (from, to) in [("1.0.0", "2.0.0"), ("2.0.0", "3.0.0")] {
-        slow.service().told.store(0, Ordering::Relaxed);
+        slow.service().notifications.store(0, Ordering::Relaxed);
         let long = call(&slow, "slow", json!({ "steps": 10, "step_ms": 150 }));
         let upgrading = async {
             let reached = async {
-                while slow.service().told.load(Ordering::Relaxed) == 0 {
+                while slow.service().notifications.load(Ordering::Relaxed) == 0 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
@@ -85,7 +85,11 @@ async fn upgrade_under_calls(versions: ProtocolVersion) {
         };
         let (answer, code) = tokio::join!(long, upgrading);
         assert_eq!((answer, code), (format!("10 steps by {from}"), Some(0)));
-        assert_eq!(slow.service().told.load(Ordering::Relaxed), 10, "no progress notification is lost");
+        assert_eq!(
+            slow.service().notifications.load(Ordering::Relaxed),
+            10,
+            "no progress notification is lost"
+        );
         assert_eq!(call(&slow, "version", json!({})).await, to);
     }
     stop.store(true, Ordering::Relaxed);

@@ -23,8 +23,8 @@ impl Supervisor {
     pub(super) fn leaves_late(&mut self, role: Role, out: &mut Vec<Action>) {
         let limit_ms = self.exit_limit_ms(true);
         let Some(recovery) = &mut self.recovery else { return };
-        let is_patient = *recovery.urged(role) == EndingStage::No;
-        self.urge(role, if is_patient { EndingStage::Terminated } else { EndingStage::Killed }, out);
+        let is_patient = *recovery.ending(role) == EndingStage::No;
+        self.enforce_end(role, if is_patient { EndingStage::Terminated } else { EndingStage::Killed }, out);
         if is_patient {
             out.push(Action::Arm(answer_of(role), limit_ms));
         }
@@ -45,16 +45,16 @@ impl Supervisor {
     }
 
     pub(super) fn terminate_left(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
-        self.urge(role, EndingStage::Terminated, out);
+        self.enforce_end(role, EndingStage::Terminated, out);
         self.learn(at, role, Observation::Leaving, out);
     }
 
     pub(super) fn kill_left(&mut self, at: Moment, role: Role, out: &mut Vec<Action>) {
-        self.urge(role, EndingStage::Killed, out);
+        self.enforce_end(role, EndingStage::Killed, out);
         self.learn(at, role, Observation::Leaving, out);
     }
 
-    fn urge(&mut self, role: Role, urged: EndingStage, out: &mut Vec<Action>) {
+    fn enforce_end(&mut self, role: Role, urged: EndingStage, out: &mut Vec<Action>) {
         out.push(match (role, urged == EndingStage::Killed) {
             (Role::Incumbent, false) => Action::TerminateIncumbent,
             (Role::Incumbent, true) => Action::KillIncumbent,
@@ -62,7 +62,7 @@ impl Supervisor {
             (Role::Successor, true) => Action::KillSuccessor,
         });
         if let Some(recovery) = &mut self.recovery {
-            *recovery.urged(role) = urged;
+            *recovery.ending(role) = urged;
         }
     }
 }

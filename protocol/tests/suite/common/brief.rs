@@ -26,7 +26,7 @@ pub fn seen(machine: &Supervisor) -> String {
 fn state(machine: &Supervisor) -> String {
     let leaving = machine.outgoing().map_or("-".into(), |outgoing| flags(&outgoing.step));
     let wanted = if machine.is_wanted() { "" } else { " unwanted" };
-    if let Some(Facts { written, incumbent, successor, .. }) = machine.facts() {
+    if let Some(Facts { last_handoff: written, incumbent, successor, .. }) = machine.facts() {
         let found = format!("{incumbent:?}/{successor:?}").replace("Gone", "-");
         return format!("Recovering {written:?} {found}/{leaving}{wanted}");
     }

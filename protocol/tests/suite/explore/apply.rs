@@ -7,7 +7,7 @@ use handoff_protocol::supervisor::{Event, Request, Target};
 
 use super::defects::Defect;
 use super::invariants;
-use super::process::{Life, Membership};
+use super::process::{Membership, ProcessStatus};
 use super::steps::{Context, Step, UserRequest};
 use super::world::World;
 
@@ -78,7 +78,7 @@ pub fn apply(world: &mut World, cx: &mut Context) {
         Step::Freezes(at) => freezes(world, at.into()),
         Step::Thaws(at) => {
             let process = world.process_mut(at.into());
-            process.life = Life::Runs;
+            process.status = ProcessStatus::Runs;
             process.overdue = process.lease;
         }
         Step::LosesChannel(at) => {
@@ -97,7 +97,7 @@ pub fn apply(world: &mut World, cx: &mut Context) {
 fn freezes(world: &mut World, at: usize) {
     let for_ever = world.budget.thaws == 0;
     let process = world.process_mut(at);
-    process.life = Life::Frozen;
+    process.status = ProcessStatus::Frozen;
     process.lease &= !for_ever;
     process.overdue = false;
 }
@@ -179,15 +179,15 @@ fn waited_for(world: &mut World, at: usize, cx: &mut Context) {
 }
 
 fn disk_answers(world: &mut World, ok: bool, cx: &mut Context) {
-    let Some((id, lasting)) = world.writing.take() else { return };
+    let Some((id, fact)) = world.writing.take() else { return };
     match ok {
         true => {
-            world.journal.lasts(id, lasting);
+            world.journal.lasts(id, fact);
             world.tell(Event::Durable, cx)
         }
         false => {
             world.disk_failed = true;
-            world.journal.doubt = Some((id, lasting));
+            world.journal.doubt = Some((id, fact));
             world.tell(Event::NotDurable(String::new()), cx)
         }
     }

@@ -9,7 +9,7 @@ use handoff_protocol::supervisor::{Action, DurableFact, Event, Moment, Phase, Re
 use super::defects::Defect;
 use super::invariants;
 use super::journal::Journal;
-use super::process::{Delivery, Life, Process};
+use super::process::{Delivery, Process, ProcessStatus};
 use super::steps::Context;
 use super::world::{SupervisorStatus, World};
 
@@ -117,7 +117,8 @@ impl World {
                 cx.check(invariants::may_kill_successor(self, cx));
                 if let Some(at) = self.roles.successor {
                     let process = self.process_mut(at);
-                    process.terminated = matches!(process.life, Life::Runs | Life::Frozen);
+                    process.terminated =
+                        matches!(process.status, ProcessStatus::Runs | ProcessStatus::Frozen);
                 }
             }
             Action::KillSuccessor => {
@@ -134,7 +135,8 @@ impl World {
                 cx.check(invariants::may_kill_incumbent(self, cx));
                 if let Some(at) = self.roles.incumbent {
                     let process = self.process_mut(at);
-                    process.terminated = matches!(process.life, Life::Runs | Life::Frozen);
+                    process.terminated =
+                        matches!(process.status, ProcessStatus::Runs | ProcessStatus::Frozen);
                 }
             }
             Action::KillIncumbent => {
@@ -152,7 +154,8 @@ impl World {
                 cx.check(invariants::may_dismiss(self, self.roles.outgoing));
                 if let Some(at) = self.roles.outgoing {
                     let process = self.process_mut(at);
-                    process.terminated = matches!(process.life, Life::Runs | Life::Frozen);
+                    process.terminated =
+                        matches!(process.status, ProcessStatus::Runs | ProcessStatus::Frozen);
                 }
             }
             Action::KillOutgoing => {
@@ -191,13 +194,13 @@ impl World {
                 self.steer(self.roles.successor, cx)
             }
             Action::SteerToIncumbent => self.steer(self.roles.incumbent, cx),
-            Action::RecordDurably(id, lasting) => {
-                cx.check(invariants::may_record(self, cx.model, lasting));
-                if cx.model.has(Defect::ForgetRevert) && lasting == DurableFact::Revert {
+            Action::RecordDurably(id, fact) => {
+                cx.check(invariants::may_record(self, cx.model, fact));
+                if cx.model.has(Defect::ForgetRevert) && fact == DurableFact::Revert {
                     return self.tell(Event::Durable, cx);
                 }
-                self.writing = Some((id, lasting));
-                if cx.model.has(Defect::CommitBeforeDurable) && lasting == DurableFact::Commit {
+                self.writing = Some((id, fact));
+                if cx.model.has(Defect::CommitBeforeDurable) && fact == DurableFact::Commit {
                     self.tell(Event::Durable, cx);
                 }
             }
@@ -252,17 +255,17 @@ impl World {
         if self.machine.is_on_probation() {
             self.standby = self.roles.outgoing;
             if cx.model.has(Defect::DropStandby) {
-                let letter = Delivery::Message(ToService::Commit(Commit {}));
-                self.write(self.roles.outgoing, self.machine.handoff(), letter, cx);
+                let delivery = Delivery::Message(ToService::Commit(Commit {}));
+                self.write(self.roles.outgoing, self.machine.handoff(), delivery, cx);
             }
         }
     }
 
     fn commit_self_made(&mut self, cx: &mut Context) {
         let Some(at) = self.roles.incumbent else { return };
-        if cx.model.has(Defect::CommitSelfMade) && self.process(at).membership.is_incumbent() {
-            let letter = Delivery::Message(ToService::Commit(Commit {}));
-            self.write(Some(at), self.machine.handoff(), letter, cx);
+        if cx.model.has(Defect::CommitUnpromoted) && self.process(at).membership.is_incumbent() {
+            let delivery = Delivery::Message(ToService::Commit(Commit {}));
+            self.write(Some(at), self.machine.handoff(), delivery, cx);
         }
     }
 
@@ -309,23 +312,23 @@ impl World {
         dies
     }
 
-    fn write(&mut self, to: Option<usize>, id: HandoffId, letter: Delivery, cx: &mut Context) {
-        cx.check(invariants::may_write(self, cx.model.mode, to, id, &letter));
+    fn write(&mut self, to: Option<usize>, id: HandoffId, delivery: Delivery, cx: &mut Context) {
+        cx.check(invariants::may_write(self, cx.model.mode, to, id, &delivery));
         cx.check(invariants::may_dismiss(self, to));
-        if let (Delivery::Message(ToService::State(state)), Some(at)) = (&letter, to) {
+        if let (Delivery::Message(ToService::State(state)), Some(at)) = (&delivery, to) {
             if cx.model.has(Defect::KeepStates) {
                 return;
             }
             self.process_mut(at).given = Some((id, state.format()));
         }
-        let Some(at) = to.filter(|at| self.process(*at).life != Life::Dead) else { return };
-        let seal = matches!(letter, Delivery::Message(ToService::Seal(_)));
-        let resume = matches!(letter, Delivery::Message(ToService::Resume(_)));
+        let Some(at) = to.filter(|at| self.process(*at).status != ProcessStatus::Dead) else { return };
+        let seal = matches!(delivery, Delivery::Message(ToService::Seal(_)));
+        let resume = matches!(delivery, Delivery::Message(ToService::Resume(_)));
         let process = self.process_mut(at);
-        process.begun |= matches!(letter, Delivery::Message(ToService::Begin(_)));
+        process.begun |= matches!(delivery, Delivery::Message(ToService::Begin(_)));
         let line = process.line_mut();
         if line.is_open() {
-            line.inbox.push((id, letter));
+            line.inbox.push((id, delivery));
         }
         let incumbent = to == self.roles.incumbent;
         if incumbent && seal && cx.model.has(Defect::BeginEarly) {
@@ -339,8 +342,8 @@ impl World {
     fn kill(&mut self, whom: Option<usize>, _: &mut Context) {
         if let Some(at) = whom {
             let process = self.process_mut(at);
-            if process.life != Life::Dead {
-                process.life = Life::Killed;
+            if process.status != ProcessStatus::Dead {
+                process.status = ProcessStatus::Killed;
                 (process.lease, process.overdue, process.terminated) = (false, false, false);
                 (process.code, process.next, process.waits) = (None, None, false);
             }

@@ -48,7 +48,7 @@ pub enum Defect {
     /// An adopted process ignores the end of its old channel.
     AdoptBeforeClosed,
     /// A process that made itself the incumbent gets `Commit`, and takes it for the order to leave.
-    CommitSelfMade,
+    CommitUnpromoted,
     /// The journal does not record that the old version serves although the new one was committed.
     ForgetRevert,
     /// A process that was killed because another supervisor had left it counts as gone at once.

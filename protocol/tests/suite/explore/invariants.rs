@@ -7,7 +7,7 @@ use handoff_protocol::process;
 use handoff_protocol::reason::Reason;
 use handoff_protocol::supervisor::{DurableFact, Incumbent, Outcome, Phase};
 
-use super::process::{Delivery, Life, Membership, Process};
+use super::process::{Delivery, Membership, Process, ProcessStatus};
 use super::steps::{Context, Step};
 use super::world::{Model, SupervisorStatus, World};
 
@@ -23,7 +23,7 @@ pub fn always(world: &World, model: &Model) -> Checked {
         let locked = model.mode == Mode::Overlap || world.lock == Some(at);
         hold(!process.data_open || locked, "who has the data open holds the lock: never two writers")?;
         hold(
-            !process.accepts || process.life == Life::Dead || process.data_open,
+            !process.accepts || process.status == ProcessStatus::Dead || process.data_open,
             "a process that accepts has the data open",
         )?;
     }
@@ -85,7 +85,7 @@ fn at_rest_under_supervisor(world: &World, model: &Model) -> Checked {
     let at = world.roles.incumbent.ok_or("the process that is left is the incumbent")?;
     let process = world.process(at);
     // An idle process is not asked for signs of life: without liveness checks, no one notices its freeze.
-    if process.life == Life::Frozen && !model.liveness {
+    if process.status == ProcessStatus::Frozen && !model.liveness {
         return Ok(());
     }
     hold(process.serves(), "exactly one process serves")?;
@@ -138,8 +138,14 @@ pub fn may_say_sealed(world: &World, at: usize) -> Checked {
     hold(world.lock != Some(at), "Sealed is said only after the lock was released")
 }
 
-pub fn may_write(world: &World, mode: Mode, to: Option<usize>, id: HandoffId, letter: &Delivery) -> Checked {
-    let Delivery::Message(message) = letter else {
+pub fn may_write(
+    world: &World,
+    mode: Mode,
+    to: Option<usize>,
+    id: HandoffId,
+    delivery: &Delivery,
+) -> Checked {
+    let Delivery::Message(message) = delivery else {
         return hold(to.is_some(), "a message goes to a process that exists");
     };
     match message {
@@ -170,7 +176,7 @@ pub fn note_silent(world: &mut World, deadline: Deadline, cx: &Context) {
 fn may_begin(world: &World, mode: Mode, id: HandoffId) -> Checked {
     let clear = world.roles.incumbent.is_none_or(|at| {
         let incumbent = world.process(at);
-        incumbent.life == Life::Dead || incumbent.said_sealed == Some(id)
+        incumbent.status == ProcessStatus::Dead || incumbent.said_sealed == Some(id)
     });
     hold(mode == Mode::Overlap || clear, "a successor begins only when the incumbent is sealed or gone")?;
     let handed =
@@ -219,7 +225,7 @@ fn may_commit(world: &World, to: Option<usize>, id: HandoffId) -> Checked {
 fn may_resume(world: &World) -> Checked {
     let begun = world.roles.successor.is_some_and(|at| world.process(at).begun);
     let lingers = world.existing().any(|(at, process)| {
-        process.begun && process.life == Life::Killed && Some(at) != world.roles.incumbent
+        process.begun && process.status == ProcessStatus::Killed && Some(at) != world.roles.incumbent
     });
     hold(
         !begun && !lingers,
@@ -290,7 +296,7 @@ pub fn may_force_outgoing(world: &World, cx: &Context) -> Checked {
 /// A deadline passed although something could still happen, because a process is too slow. If a process is frozen,
 /// time passes for the others too.
 fn is_late(world: &World, cx: &Context) -> bool {
-    let frozen = world.existing().any(|(_, process)| process.life == Life::Frozen);
+    let frozen = world.existing().any(|(_, process)| process.status == ProcessStatus::Frozen);
     match cx.step {
         Step::DeadlinePasses(_) => !(cx.quiet || cx.rash) || frozen,
         // Its actions were decided before it froze.
@@ -304,11 +310,11 @@ pub fn may_hang_up(world: &World, at: usize) -> Checked {
     hold(process.babbled || !process.line().up, "no process breaks the protocol")
 }
 
-pub fn may_record(world: &World, model: &Model, lasting: DurableFact) -> Checked {
+pub fn may_record(world: &World, model: &Model, fact: DurableFact) -> Checked {
     hold(world.writing.is_none(), "one record is written at a time")?;
     let passed = world.roles.successor.is_none_or(|at| world.process(at).probed);
     hold(
-        !model.probes || lasting == DurableFact::Revert || passed,
+        !model.probes || fact == DurableFact::Revert || passed,
         "with a probe, a commit is recorded only after the probe has passed",
     )?;
     let steps = model.policy().canary.len();
@@ -316,7 +322,7 @@ pub fn may_record(world: &World, model: &Model, lasting: DurableFact) -> Checked
     // Without an incumbent, no process could have the other share.
     let alone = !matches!(world.machine.incumbent(), Incumbent::Active | Incumbent::Unreachable);
     hold(
-        lasting == DurableFact::Revert || shared || alone,
+        fact == DurableFact::Revert || shared || alone,
         "with a canary, a commit is recorded only after its last step",
     )
 }
@@ -332,7 +338,7 @@ pub fn may_steer(world: &World, model: &Model) -> Checked {
 
 pub fn may_spawn(world: &World) -> Checked {
     let lingers = |(at, process): (usize, &Process)| {
-        process.life == Life::Killed && !world.roles.contain(at) && !world.unknown
+        process.status == ProcessStatus::Killed && !world.roles.contain(at) && !world.unknown
     };
     hold(!world.existing().any(lingers), "no process is started before a killed one is gone")?;
     hold(

@@ -52,8 +52,8 @@ impl Journal {
     }
 
     /// Adds a durable record.
-    pub fn lasts(&mut self, handoff: HandoffId, lasting: DurableFact) {
-        self.note(match lasting {
+    pub fn lasts(&mut self, handoff: HandoffId, fact: DurableFact) {
+        self.note(match fact {
             DurableFact::Commit => Fact::Committed { handoff },
             DurableFact::Revert => Fact::Reverted { handoff },
         });

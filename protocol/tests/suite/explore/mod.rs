@@ -23,7 +23,7 @@ use handoff_protocol::message::Mode;
 use self::apply::apply;
 use self::defects::Defect;
 use self::steps::{Move, Step, UserRequest};
-use self::walk::{Seen, context, settle, walk};
+use self::walk::{WalkResult, context, settle, walk};
 use self::world::{Budget, Model, Trial, World};
 
 /// No failures at all.
@@ -47,7 +47,7 @@ fn after(model: &Model, mut world: World, ask: UserRequest) -> World {
     world
 }
 
-fn explore(name: &str, model: &Model, ask: UserRequest) -> Seen {
+fn explore(name: &str, model: &Model, ask: UserRequest) -> WalkResult {
     let began = Instant::now();
     let seen = walk(model, &asked(model, ask));
     println!(
@@ -287,7 +287,7 @@ found! {
         "no process breaks the protocol";
     adopt_before_closed: AdoptBeforeClosed, Exclusive, Upgrade, RETURN,
         "a healthy process is never killed to make room for a dead one";
-    commit_self_made: CommitSelfMade, Exclusive, Upgrade, RETURN,
+    commit_self_made: CommitUnpromoted, Exclusive, Upgrade, RETURN,
         "who takes itself for the incumbent is not told that it is committed";
     forget_the_revert: ForgetRevert, Exclusive, Upgrade, TWO_DEATHS,
         "who serves is the current generation";

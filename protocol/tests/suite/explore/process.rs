@@ -5,7 +5,7 @@ use handoff_protocol::message::{FromService, ToService};
 use handoff_protocol::process::{Process as Machine, ProcessState, Role};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Life {
+pub enum ProcessStatus {
     Runs,
     Frozen,
     /// SIGKILL was sent. It does nothing more, but is not gone.
@@ -105,7 +105,7 @@ impl Channel {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Process {
     pub membership: Membership,
-    pub life: Life,
+    pub status: ProcessStatus,
     /// The handoff that started it.
     pub born_in: HandoffId,
     pub slot: u8,
@@ -151,7 +151,7 @@ impl Process {
     pub fn new(born_in: HandoffId, slot: u8) -> Self {
         Self {
             membership: Membership::Stranger { greeted: false },
-            life: Life::Runs,
+            status: ProcessStatus::Runs,
             born_in,
             slot,
             channel: Channel::OPEN,
@@ -199,7 +199,7 @@ impl Process {
     }
 
     pub fn runs(&self) -> bool {
-        self.life == Life::Runs
+        self.status == ProcessStatus::Runs
     }
 
     /// It serves clients now.
@@ -215,7 +215,7 @@ impl Process {
     /// It serves, or will serve without another message.
     pub fn is_entitled(&self) -> bool {
         let sent_away =
-            |letter: &(HandoffId, Delivery)| matches!(letter.1, Delivery::Message(ToService::Abort(_)));
+            |delivery: &(HandoffId, Delivery)| matches!(delivery.1, Delivery::Message(ToService::Abort(_)));
         if self.channel.inbox.iter().any(sent_away) {
             return false;
         }

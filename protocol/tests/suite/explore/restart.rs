@@ -9,7 +9,7 @@ use handoff_protocol::supervisor::{Legacy, Moment, Supervisor};
 
 use super::defects::Defect;
 use super::invariants;
-use super::process::{Channel, Life, Process};
+use super::process::{Channel, Process, ProcessStatus};
 use super::steps::Context;
 use super::world::{DEADLINES, Model, Roles, SupervisorStatus, World};
 
@@ -39,7 +39,7 @@ impl World {
         self.disk_hangs = false;
         (self.timers, self.overdue, self.waiting) = (0, 0, 0);
         for slot in &mut self.processes {
-            slot.take_if(|process| process.life == Life::Dead);
+            slot.take_if(|process| process.status == ProcessStatus::Dead);
             let Some(process) = slot else { continue };
             process.channel.outbox.clear();
             process.mute = false;
@@ -100,10 +100,10 @@ impl World {
     }
 
     fn read_journal(&mut self, lasts: bool) {
-        if let Some((id, lasting)) = self.journal.doubt.take()
+        if let Some((id, fact)) = self.journal.doubt.take()
             && lasts
         {
-            self.journal.lasts(id, lasting);
+            self.journal.lasts(id, fact);
         }
         self.disk_failed = false;
     }
@@ -123,7 +123,7 @@ impl World {
             attempt: started.and_then(|attempt| of(attempt.handoff)),
         };
         let left = roles(&self.journal.standing, living);
-        let recovery::Roles { written, incumbent, successor, outgoing, .. } = left;
+        let recovery::Roles { last_handoff: written, incumbent, successor, outgoing, .. } = left;
         let found = |at: Option<usize>| match at {
             None => Observation::Gone,
             it if it == mute => Observation::Unreachable,
@@ -133,7 +133,7 @@ impl World {
         };
         let left = Legacy {
             wanted: *wanted,
-            written,
+            last_handoff: written,
             handoff: attempt.as_ref().map_or(self.next_id(), |attempt| attempt.handoff),
             under_way: left.is_under_way(model.trial.has_probation()),
             left_ms: None,

@@ -21,8 +21,8 @@ impl World {
 
     /// A process takes the next message from its channel.
     pub fn hear(&mut self, at: usize, cx: &mut Context) {
-        let (id, letter) = self.process_mut(at).channel.inbox.remove(0);
-        match (&self.process(at).membership, letter) {
+        let (id, delivery) = self.process_mut(at).channel.inbox.remove(0);
+        match (&self.process(at).membership, delivery) {
             (Membership::Stranger { .. }, Delivery::Welcome) => {
                 let process = self.process_mut(at);
                 process.membership = Membership::Welcomed(Process::new(cx.model.mode, id));

@@ -5,9 +5,9 @@ use std::fmt;
 use super::process::Membership;
 use super::world::World;
 
-pub struct Shown<'a>(pub &'a World);
+pub struct ShownWorld<'a>(pub &'a World);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for ShownWorld<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let world = self.0;
         writeln!(
@@ -37,7 +37,7 @@ impl fmt::Display for Shown<'_> {
                 f,
                 "      process {at}: {state}, {:?}, code {:?}, next {:?}, accepts {}, lease {}, waits {}, slot {}, \
                  channel {}/{}, inbox {}, outbox {}, calls {}",
-                process.life,
+                process.status,
                 process.code,
                 process.next,
                 process.accepts,

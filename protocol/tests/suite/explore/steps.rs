@@ -7,7 +7,7 @@ use handoff_protocol::process::ProcessState;
 use handoff_protocol::supervisor::{Leaving, Outgoing};
 
 use super::defects::Defect;
-use super::process::{Life, Membership, Process};
+use super::process::{Membership, Process, ProcessStatus};
 use super::world::{DEADLINES, Model, SupervisorStatus, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,11 +145,11 @@ fn of_process(world: &World, model: &Model, at: u8, process: &Process, all: &mut
     if world.supervisor == SupervisorStatus::Runs {
         seen_by_supervisor(world, at, process, all);
     }
-    match process.life {
-        Life::Runs => {}
-        Life::Killed => return all.push((Step::Ends(at), Cost::Free)),
-        Life::Frozen => return of_frozen(world, at, process, all),
-        Life::Dead => return,
+    match process.status {
+        ProcessStatus::Runs => {}
+        ProcessStatus::Killed => return all.push((Step::Ends(at), Cost::Free)),
+        ProcessStatus::Frozen => return of_frozen(world, at, process, all),
+        ProcessStatus::Dead => return,
     }
     let mut add = |possible: bool, step, cost| {
         if possible {
@@ -165,8 +165,8 @@ fn of_process(world: &World, model: &Model, at: u8, process: &Process, all: &mut
     let closed = channel.closed_seen || model.has(Defect::AdoptBeforeClosed) && greeted;
     add(closed && called, Step::Adopts(at), Cost::Free);
     add(process.granted, Step::LearnsOfLock(at), Cost::Free);
-    let holder = world.lock.map(|holder| world.process(holder).life);
-    let broken = model.has(Defect::BreakLock) && holder == Some(Life::Frozen);
+    let holder = world.lock.map(|holder| world.process(holder).status);
+    let broken = model.has(Defect::BreakLock) && holder == Some(ProcessStatus::Frozen);
     add(process.waits && (holder.is_none() || broken), Step::TakesLock(at), Cost::Free);
     add(process.waits && model.has(Defect::GiveUpLock), Step::GivesUpLock(at), Cost::Time);
     add(process.code.is_some(), Step::CodeReturns(at, true), Cost::Free);
@@ -222,7 +222,7 @@ fn seen_by_supervisor(world: &World, at: u8, process: &Process, all: &mut Vec<(S
     if line.ends() {
         all.push((Step::SupervisorSeesEof(at), Cost::Free));
     }
-    if process.life == Life::Dead {
+    if process.status == ProcessStatus::Dead {
         all.push((Step::SupervisorWaitsFor(at), Cost::Free));
     }
     let heard = process.runs() && process.calls.is_empty() && line.is_open() && line.outbox.is_empty();
@@ -268,7 +268,7 @@ fn of_supervisor(world: &World, model: &Model, all: &mut Vec<(Step, Cost)>) {
     probe_answers(world, all);
     if let Some(process) = world.watched() {
         // A stopped process is seen without a probe. With one, a process that does not serve fails it.
-        let stopped = process.life == Life::Frozen && !model.has(Defect::ForgetFrozen);
+        let stopped = process.status == ProcessStatus::Frozen && !model.has(Defect::ForgetFrozen);
         let fails = stopped || model.probes && !process.serves();
         all.push((Step::Condemns, if fails { Cost::Free } else { Cost::Fault }));
     }

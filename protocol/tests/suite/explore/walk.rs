@@ -11,7 +11,7 @@ use super::steps::{Context, Cost, Move, Quiescence, Step, pay, steps};
 use super::world::{Model, SupervisorStatus, World};
 
 /// The results of a walk.
-pub struct Seen {
+pub struct WalkResult {
     pub states: usize,
     pub transitions: usize,
     /// States in which only failures can happen.
@@ -43,7 +43,7 @@ struct Walk<'a> {
 const START: Move = Move { step: Step::SupervisorGoes(SupervisorStatus::Runs), ends_after: None };
 
 /// Walks over all states that can follow from `start`.
-pub fn walk(model: &Model, start: &World) -> Seen {
+pub fn walk(model: &Model, start: &World) -> WalkResult {
     let mut walk = Walk {
         model,
         start,
@@ -67,7 +67,7 @@ pub fn walk(model: &Model, start: &World) -> Seen {
     {
         counterexample = Some(walk.explain("from every state a state of rest can be reached", id, None));
     }
-    Seen {
+    WalkResult {
         states: walk.origins.len(),
         transitions: walk.transitions,
         at_rest: walk.rest.len(),
@@ -205,7 +205,7 @@ impl Walk<'_> {
                 let _ = writeln!(trace, "       {line}");
             }
         }
-        let _ = write!(trace, "{}", super::show::Shown(&world));
+        let _ = write!(trace, "{}", super::show::ShownWorld(&world));
         Counterexample { invariant, steps: moves.len(), trace }
     }
 }

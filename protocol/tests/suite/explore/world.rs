@@ -12,7 +12,7 @@ use handoff_protocol::supervisor::{Action, DurableFact, Phase, Supervisor, Watch
 
 use super::defects::Defect;
 use super::journal::Journal;
-use super::process::{Life, Membership, Process};
+use super::process::{Membership, Process, ProcessStatus};
 
 /// Maximum number of simultaneous processes of the service.
 pub const PROCESSES: usize = 4;
@@ -294,7 +294,7 @@ impl World {
     pub fn is_something_to_hear(&self) -> bool {
         self.existing().any(|(_, process)| {
             let line = process.line();
-            !line.outbox.is_empty() || line.ends() || process.life == Life::Dead
+            !line.outbox.is_empty() || line.ends() || process.status == ProcessStatus::Dead
         })
     }
 
@@ -328,7 +328,7 @@ impl World {
             self.lock = None;
         }
         let process = self.process_mut(at);
-        process.life = Life::Dead;
+        process.status = ProcessStatus::Dead;
         process.channel.end();
         for call in &mut process.calls {
             call.end();

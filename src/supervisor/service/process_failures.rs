@@ -14,7 +14,7 @@ pub(in crate::supervisor) enum ServiceActivity {
 
 /// What went wrong since the last request that went well.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::supervisor) struct Trouble {
+pub(in crate::supervisor) struct ProcessFailures {
     /// A sentence without its full stop.
     death: Option<String>,
     /// A clause.
@@ -23,7 +23,7 @@ pub(in crate::supervisor) struct Trouble {
     mute: Option<String>,
 }
 
-impl Trouble {
+impl ProcessFailures {
     /// A process that was to run has ended.
     pub(in crate::supervisor) fn died(&mut self, how: String) {
         *self = Self { death: Some(how), ..Self::default() };
@@ -50,15 +50,15 @@ impl Trouble {
     }
 
     /// One or two sentences for users.
-    pub(in crate::supervisor) fn told(&self, doing: ServiceActivity) -> Option<String> {
+    pub(in crate::supervisor) fn text(&self, activity: ServiceActivity) -> Option<String> {
         let mute =
-            self.mute.as_ref().filter(|_| doing == ServiceActivity::Serves).map(|why| format!("{why}."));
-        let told = [mute, self.told_of_ends(doing)].into_iter().flatten().collect::<Vec<_>>().join(" ");
-        (!told.is_empty()).then_some(told)
+            self.mute.as_ref().filter(|_| activity == ServiceActivity::Serves).map(|why| format!("{why}."));
+        let text = [mute, self.ends_text(activity)].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        (!text.is_empty()).then_some(text)
     }
 
-    fn told_of_ends(&self, doing: ServiceActivity) -> Option<String> {
-        match (doing, &self.death, &self.failure) {
+    fn ends_text(&self, activity: ServiceActivity) -> Option<String> {
+        match (activity, &self.death, &self.failure) {
             (_, None, None) | (ServiceActivity::Serves, None, Some(_)) => None,
             (ServiceActivity::Serves, Some(death), _) => Some(format!("{death}; it was started again.")),
             (ServiceActivity::Starts, Some(death), None) => Some(format!("{death}; it is started again.")),
@@ -84,32 +84,32 @@ mod tests {
 
     #[test]
     fn the_words_fit_what_the_service_is_doing() {
-        let mut trouble = Trouble::default();
-        for doing in [Serves, Starts, Rests] {
-            assert_eq!(trouble.told(doing), None);
+        let mut trouble = ProcessFailures::default();
+        for activity in [Serves, Starts, Rests] {
+            assert_eq!(trouble.text(activity), None);
         }
         trouble.failed("no such file".into());
         assert_eq!(
-            trouble.told(Starts).unwrap(),
+            trouble.text(Starts).unwrap(),
             "It could not be started: no such file; it is tried again."
         );
-        assert_eq!(trouble.told(Serves), None, "beside a process that serves it is the outcome that tells");
+        assert_eq!(trouble.text(Serves), None, "beside a process that serves it is the outcome that tells");
         trouble.died("The process 7 was killed by signal 9".into());
-        let told = |trouble: &Trouble, doing| trouble.told(doing).unwrap();
-        assert_eq!(told(&trouble, Starts), "The process 7 was killed by signal 9; it is started again.");
+        let text = |trouble: &ProcessFailures, activity| trouble.text(activity).unwrap();
+        assert_eq!(text(&trouble, Starts), "The process 7 was killed by signal 9; it is started again.");
         trouble.failed("no such file".into());
         let both = "The process 7 was killed by signal 9. It could not be started again: no such file";
-        assert_eq!(told(&trouble, Starts), format!("{both}; it is tried again."));
-        assert_eq!(told(&trouble, Rests), format!("{both}."));
+        assert_eq!(text(&trouble, Starts), format!("{both}; it is tried again."));
+        assert_eq!(text(&trouble, Rests), format!("{both}."));
         trouble.serves();
-        assert_eq!(told(&trouble, Serves), "The process 7 was killed by signal 9; it was started again.");
+        assert_eq!(text(&trouble, Serves), "The process 7 was killed by signal 9; it was started again.");
         trouble.mute("The process 8 can be told nothing any more".into());
         assert!(
-            told(&trouble, Serves).starts_with("The process 8 can be told nothing any more. The process 7")
+            text(&trouble, Serves).starts_with("The process 8 can be told nothing any more. The process 7")
         );
-        assert!(!told(&trouble, Starts).contains("nothing any more"));
+        assert!(!text(&trouble, Starts).contains("nothing any more"));
         trouble.died("The process 8 exited with code 1".into());
-        assert_eq!(told(&trouble, Serves), "The process 8 exited with code 1; it was started again.");
-        assert_eq!(told(&trouble, Starts), "The process 8 exited with code 1; it is started again.");
+        assert_eq!(text(&trouble, Serves), "The process 8 exited with code 1; it was started again.");
+        assert_eq!(text(&trouble, Starts), "The process 8 exited with code 1; it is started again.");
     }
 }

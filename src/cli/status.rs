@@ -62,7 +62,7 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
         State::Recovering | State::Starting | State::Upgrading | State::Stopping => {
             style.yellow(status.state.as_str())
         }
-        State::Stopped => status.state.as_str().to_owned(),
+        State::Stopped | State::Exited => status.state.as_str().to_owned(),
     };
     let phase = status.phase.as_ref().map_or_else(String::new, |phase| format!(" ({phase})"));
     let mut lines = vec![format!("{}: {state}{phase}", style.bold(status.service.as_str()))];
@@ -121,6 +121,9 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
         add("next try", human::until(at));
     }
     add("restarts", status.restarts.to_string());
+    if let Some(exit) = &status.last_exit {
+        add("last exit", format!("it {exit}"));
+    }
     add("mode", mode_word(status.mode).to_owned());
     for listener in &status.listeners {
         add("listens", format!("{} = {}", listener.name, listener.address));

@@ -4,7 +4,7 @@ use super::error::{Position, Report};
 use super::table::Section;
 use crate::hooks::{BINARY, Command};
 
-const KEYS: &[&str] = &["pre_upgrade", "post_commit", "post_rollback", "limit"];
+const KEYS: &[&str] = &["pre_upgrade", "post_commit", "post_rollback", "on_failed", "limit"];
 
 const LIMIT_MS: u64 = 30_000;
 const HINT: &str = "write [\"/absolute/path/of/command\", \"argument\"]";
@@ -20,6 +20,8 @@ pub struct Hooks {
     pub post_commit: Option<Command>,
     /// Runs after an upgrade was rolled back.
     pub post_rollback: Option<Command>,
+    /// Runs when the service has failed and is not started again.
+    pub on_failed: Option<Command>,
     /// Runs when the old process starts to drain, and when it is to continue after all.
     pub drain: Option<Command>,
     /// The place of each command in the file, by its key.
@@ -35,6 +37,7 @@ impl Hooks {
                 "hooks.pre_upgrade" => &self.pre_upgrade,
                 "hooks.post_commit" => &self.post_commit,
                 "drain_command" => &self.drain,
+                "hooks.on_failed" => &self.on_failed,
                 _ => &self.post_rollback,
             };
             Some((*key, *at, command.as_ref()?))
@@ -59,6 +62,7 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Hooks {
     hooks.pre_upgrade = hook("pre_upgrade", "hooks.pre_upgrade");
     hooks.post_commit = hook("post_commit", "hooks.post_commit");
     hooks.post_rollback = hook("post_rollback", "hooks.post_rollback");
+    hooks.on_failed = hook("on_failed", "hooks.on_failed");
     hooks
 }
 

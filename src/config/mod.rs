@@ -17,6 +17,7 @@ mod order;
 mod probation;
 mod probe;
 mod program;
+mod restart;
 mod service;
 mod table;
 mod units;

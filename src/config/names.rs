@@ -13,7 +13,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// What people write who know other supervisors, and the key of that.
-const ELSEWHERE: [(&[&str], &str); 14] = [
+const ELSEWHERE: [(&[&str], &str); 17] = [
     (&["workdir", "cwd", "chdir", "directory", "working_directory", "workingdirectory"], "working_dir"),
     (
         &["command", "cmd", "exec", "exec_start", "execstart", "program", "path", "executable", "run"],
@@ -34,16 +34,18 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
     (&["depends_on", "requires", "wants", "needs", "dependencies"], "after"),
     (&["logs", "logging", "stdout", "stderr"], "log"),
     (&["type", "protocol", "kind"], "adapter"),
+    (&["respawn", "restart_policy"], "restart"),
+    (&["retries", "restart_sec", "start_limit_burst", "max_restarts"], "backoff"),
+    (&["success_exit_status", "exit_codes"], "success_exit_codes"),
 ];
 
 /// What people look for that has no key, and what to do instead. A clause.
-const WITHOUT_KEY: [(&[&str], &str); 3] = [
+const WITHOUT_KEY: [(&[&str], &str); 2] = [
     (
         &["user", "group", "uid", "gid", "run_as"],
         "services run as the user of the daemon, unless the program changes its user itself",
     ),
     (&["name", "service"], "the name of a service is that of its file"),
-    (&["restart", "respawn", "retries"], "a program that ends is always started again"),
 ];
 
 /// The key for which other supervisors have this word.

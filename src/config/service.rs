@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use handoff_protocol::frame::Transport;
 use handoff_protocol::ids::ServiceName;
 use handoff_protocol::message::Mode;
+use handoff_protocol::restart::Restart;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
@@ -20,6 +21,7 @@ use super::order;
 use super::probation::{self, TrialSettings};
 use super::probe::{self, Check, Probe};
 use super::program::{self, ProgramSettings};
+use super::restart;
 use super::table::{Section, Spanned};
 use super::units::format_duration_ms;
 use super::update::{self, Update};
@@ -42,6 +44,9 @@ const KEYS: &[&str] = &[
     "resume_limit",
     "answer_grace",
     "autostart",
+    "restart",
+    "success_exit_codes",
+    "backoff",
     "env",
     "listen",
     "log",
@@ -142,6 +147,8 @@ pub struct Service {
     pub answer_grace_ms: Option<u64>,
     /// Whether the daemon starts the service when it starts itself.
     pub autostart: bool,
+    /// Whether the service starts again after its process has ended, and when.
+    pub restart: Restart,
     /// Variables added to the program's environment.
     pub env: BTreeMap<String, String>,
     /// The listeners, sorted by name.
@@ -333,6 +340,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         resume_limit_ms,
         answer_grace_ms: answers::read(report, root, (adapter, mode), &listeners),
         autostart: root.boolean(report, "autostart").unwrap_or(true),
+        restart: restart::read(report, root),
         env: environment(report, root),
         listeners,
         log: log_limits(report, root),

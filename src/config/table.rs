@@ -243,6 +243,40 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// An array of whole numbers within `range`.
+    pub(super) fn numbers(
+        &self,
+        report: &mut Report,
+        key: &'static str,
+        range: std::ops::RangeInclusive<i32>,
+    ) -> Option<Vec<i32>> {
+        let hint = format!("write numbers from {} to {}, such as [0, 3]", range.start(), range.end());
+        let found = self.get(key)?;
+        let DeValue::Array(items) = found.value else {
+            return self.wrong_type(report, key, found.span, "an array of numbers", found.value, &hint);
+        };
+        let mut numbers = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            let DeValue::Integer(integer) = item.get_ref() else {
+                return self.wrong_type(report, &key, item.span(), "a whole number", item.get_ref(), &hint);
+            };
+            match i32::from_str_radix(integer.as_str(), integer.radix()) {
+                Ok(number) if range.contains(&number) => numbers.push(number),
+                _ => {
+                    return self.wrong(
+                        report,
+                        &key,
+                        item.span(),
+                        &format!("{integer} is out of range"),
+                        &hint,
+                    );
+                }
+            }
+        }
+        Some(numbers)
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(
         &self,

@@ -11,12 +11,14 @@ use serde_json::{Value, json};
 
 use super::error::{Error, Kind};
 use super::params::Params;
+pub use super::state::State;
 pub use super::versions::{
     Claims, Install, Named, NamedIs, Pin, Rollback, Skew, StagedStatus, VersionStatus,
 };
 use crate::config::nearest;
 #[doc(inline)]
 pub use crate::history::{Ending as HistoryEnding, Entry, Operation, Version};
+use crate::sys::process::Exit;
 
 const METHODS: [&str; 15] = [
     "ping", "list", "status", "start", "stop", "restart", "upgrade", "install", "rollback", "cancel",
@@ -125,44 +127,6 @@ pub struct Pong {
     pub pid: u32,
 }
 
-/// What a service does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It does not run, and its listeners are closed.
-    Stopped,
-    /// A new daemon is finding out what its processes do.
-    Recovering,
-    /// Its first process is starting.
-    Starting,
-    /// It serves.
-    Serving,
-    /// It serves, and a successor is starting.
-    Upgrading,
-    /// Its last process is ending.
-    Stopping,
-    /// It died, and is started again after a pause.
-    Backoff,
-    /// It died too often, or could not be started. The user must act.
-    Failed,
-}
-
-impl State {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Stopped => "stopped",
-            State::Recovering => "recovering",
-            State::Starting => "starting",
-            State::Serving => "serving",
-            State::Upgrading => "upgrading",
-            State::Stopping => "stopping",
-            State::Backoff => "backoff",
-            State::Failed => "failed",
-        }
-    }
-}
-
 /// The status of a service at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -205,6 +169,9 @@ pub struct ServiceStatus {
     pub started_at: Option<u64>,
     /// How often the service had to be started again, because its process died or a start failed.
     pub restarts: u64,
+    /// How the last process that served has ended; `null` if none has, or it is not known.
+    #[serde(default)]
+    pub last_exit: Option<Exit>,
     /// When a failed start is tried again, in milliseconds since 1970.
     #[serde(default)]
     pub next_try_at: Option<u64>,

@@ -14,6 +14,7 @@ mod params;
 pub mod rpc;
 mod server;
 mod signals;
+mod state;
 mod versions;
 
 pub use caller::Caller;

@@ -244,6 +244,7 @@ impl BrokenService {
             sha256: None,
             started_at: None,
             restarts: 0,
+            last_exit: None,
             next_try_at: None,
             mode: self.readable.mode,
             listeners: self.readable.listeners.iter().map(listener_status).collect(),

@@ -369,7 +369,8 @@ impl Service {
             (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
             (Phase::Stopped, _) if self.is_first_imported() => api::State::Starting,
-            (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
+            (Phase::Stopped, _) if self.is_exited() => api::State::Exited,
+            (Phase::Stopped, _) if self.problems.keeps_it_down() || self.has_failed() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
             // Its process ended a moment ago, or its main process did.
@@ -401,6 +402,7 @@ impl Service {
             sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
             started_at: self.serves_since(pid),
             restarts: self.journal.standing().restarts,
+            last_exit: self.last_exit(),
             mode: self.config.mode,
             listeners: self.config.listeners.iter().map(listener_status).collect(),
             last_handoff: self.operations.last().cloned(),

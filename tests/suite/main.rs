@@ -37,6 +37,7 @@ mod moments;
 mod netns;
 mod overlap;
 mod probation;
+mod restarts;
 mod rollback;
 mod slots;
 mod state;

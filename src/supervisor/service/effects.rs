@@ -121,6 +121,7 @@ impl Service {
                 let hint = self.start_hint(&reason).map_or_else(String::new, |hint| format!(" ({hint})"));
                 self.problems.failed(format!("{}{hint}", self.with_requests(&reason)));
             }
+            Action::Rest(rest, exit) => self.comes_to_rest(rest, exit),
             Action::Report(outcome) => self.report(outcome),
             Action::Refuse(refusal) => self.refuse(&refusal),
             Action::Recovered(decision) => self.recovered(decision),

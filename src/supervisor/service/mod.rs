@@ -14,6 +14,7 @@ mod problems;
 mod process_failures;
 mod recovery;
 mod refusal;
+mod rest;
 mod timers;
 mod unrecorded;
 mod upkeep;
@@ -32,6 +33,7 @@ use std::time::Instant;
 
 use handoff_protocol::deadline::Millis;
 use handoff_protocol::ids::{HandoffId, ServiceName};
+use handoff_protocol::reason::Exit;
 use handoff_protocol::record::Fact;
 use handoff_protocol::supervisor::{Action, Event, Incumbent, Moment, Phase, Request, Supervisor};
 use tokio::sync::Notify;
@@ -71,6 +73,8 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) operations: Operations,
     pub(in crate::supervisor) lanes: Lanes,
     pub(in crate::supervisor) versions: Versions,
+    /// How the last process that served has ended.
+    last_exit: Option<Exit>,
     /// The watches over the listeners.
     pub(in crate::supervisor) upkeep: Upkeep,
     /// What the user should know.
@@ -117,6 +121,7 @@ impl Service {
             operations: Operations::new(recorder),
             lanes,
             versions: Versions::new(store, staged, origins),
+            last_exit: None,
             upkeep: Upkeep::default(),
             problems: Problems::at_opening(problem, began_again),
             file_look: None,

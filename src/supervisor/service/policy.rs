@@ -29,6 +29,7 @@ pub(in crate::supervisor) fn policy(config: &config::Service) -> Policy {
         canary: config.trial.canary.clone(),
         probation_ms: config.trial.probation_ms,
         liveness: config.liveness.is_some(),
+        restart: config.restart.clone(),
         ..usual
     }
 }

@@ -90,6 +90,17 @@ impl Problems {
         self.process_failures = ProcessFailures::default();
     }
 
+    /// The service is not started again. Sentences.
+    pub(in crate::supervisor) fn not_started_again(&mut self, text: String) {
+        self.last = Some(text);
+    }
+
+    /// Its program has done what it should.
+    pub(in crate::supervisor) fn exited(&mut self) {
+        self.last = None;
+        self.process_failures = ProcessFailures::default();
+    }
+
     /// The new version serves, but the disk does not have the commit.
     pub(in crate::supervisor) fn committed_without_disk(&mut self, message: &str) {
         self.last = Some(message.to_owned());

@@ -130,11 +130,19 @@ impl Service {
         let wanted = self.recall_unrecorded() || wanted;
         let standing = self.journal.standing().clone();
         let living = self.surviving_processes(&standing);
-        let ended = standing.current.is_some() && living.current.is_none() && self.note_end_of_current();
+        let has_ended = standing.current.is_some() && living.current.is_none();
+        let ended = has_ended.then(|| self.note_end_of_current()).flatten();
         let roles = roles(&standing, living);
-        if roles.is_empty() && standing.attempt.is_none() && !(ended && wanted) {
-            self.recall_attempts(None);
-            return false;
+        if roles.is_empty() && standing.attempt.is_none() {
+            if let Some(rest) = ended.and_then(|exit| self.rest_after(exit)).filter(|_| wanted) {
+                self.recall_attempts(None);
+                self.comes_to_rest(rest, ended);
+                return true;
+            }
+            if ended.is_none() || !wanted {
+                self.recall_attempts(None);
+                return false;
+            }
         }
         crash_point!("supervisor/recovery/looked");
         if !roles.is_empty() {
@@ -234,11 +242,11 @@ impl Service {
         std::process::exit(1)
     }
 
-    /// Records the end of the process of the current generation, which ended while no daemon ran. Returns whether
-    /// there was one.
-    fn note_end_of_current(&mut self) -> bool {
-        let Some(current) = self.journal.standing().current.clone() else { return false };
-        let Some(process) = current.process else { return false };
+    /// Records the end of the process of the current generation, which ended while no daemon ran. Returns how it
+    /// ended.
+    fn note_end_of_current(&mut self) -> Option<Exit> {
+        let current = self.journal.standing().current.clone()?;
+        let process = current.process?;
         let exit = self.exit_of(current.handoff);
         self.collect_killed(current.handoff);
         if self.journal.standing().wanted {
@@ -248,7 +256,7 @@ impl Service {
         }
         self.note(Fact::Exited { generation: current.generation, exit });
         self.shared.keeper.forget_process(&self.name, current.handoff);
-        true
+        Some(exit)
     }
 
     /// Whether this process still runs.

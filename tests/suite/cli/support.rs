@@ -189,6 +189,7 @@ pub fn status() -> ServiceStatus {
         staged: None,
         started_at: Some(0),
         restarts: 1,
+        last_exit: None,
         mode: Mode::Exclusive,
         listeners: vec![ListenerStatus { name: "http".parse().unwrap(), address: "127.0.0.1:9000".into() }],
         last_handoff: Some(outcome(Ending::RolledBack, Some("the new process exited with status 1"))),

@@ -122,7 +122,7 @@ fn the_members_of_results_are_documented() {
 
 /// A version with all members.
 const VERSION: &str = r#"{"added_at":1,"binary":null,"current":true,"generations":[1],"kind":"file","pinned":false,
-    "service":"s3","sha256":"ab","size_bytes":1,"stored":"/s","version":null}"#;
+    "service":"s3","sha256":"ab","size_bytes":1,"stored":"/s","undone":false,"version":null}"#;
 
 /// An entry of a history with all members.
 const ENTRY: &str = r#"{"accept_gap_us":1,"at":2,"by":{"command":"c","pid":1,"uid":0},"connections":null,"from":null,"generation":1,

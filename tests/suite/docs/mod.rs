@@ -189,6 +189,7 @@ fn the_reference_of_each_table_is_complete() {
     for (table_name, headings, columns) in [
         ("probe", &["## Probes"][..], ["key", "type", "default"]),
         ("hooks", &["## Commands around an upgrade"], ["key", "type", "default"]),
+        ("backoff", &["## Pauses"], ["key", "type", "default"]),
         ("update", &["## Keys of the update table", "## Watch a path"], ["key", "type", "default"]),
         ("liveness", &["## Liveness"], ["key of `[liveness]`", "form", "without it"]),
         ("probation", &["## Canary and probation"], ["key of `[probation]`", "form", "without it"]),
@@ -293,6 +294,8 @@ fn reasons() -> Vec<Reason> {
         Reason::Journal("why".into()),
         Reason::Cancelled,
         Reason::SupervisorLost,
+        Reason::Ended(Exit::Code(0)),
+        Reason::Ended(Exit::Signal(9)),
         Reason::Canary("why".into()),
         Reason::Probation("why".into()),
     ];
@@ -303,7 +306,7 @@ fn reasons() -> Vec<Reason> {
             | Reason::Version(_)
             | Reason::NotPrepared
             | Reason::NotReady => {}
-            Reason::Unhealthy(_) | Reason::Probe(_) | Reason::SuccessorExited(_) => {}
+            Reason::Unhealthy(_) | Reason::Probe(_) | Reason::SuccessorExited(_) | Reason::Ended(_) => {}
             Reason::Silent(_) | Reason::HungUp(_) => {}
             Reason::Broke { .. } | Reason::DrainGrace | Reason::NotSealed | Reason::SealFailed(_) => {}
             Reason::LeaseEnded | Reason::Journal(_) | Reason::Cancelled | Reason::SupervisorLost => {}

@@ -1,0 +1,44 @@
+//! The state of a service, as clients see it.
+
+use serde::{Deserialize, Serialize};
+
+/// What a service does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It does not run, and its listeners are closed.
+    Stopped,
+    /// A new daemon is finding out what its processes do.
+    Recovering,
+    /// Its first process is starting.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It serves, and a successor is starting.
+    Upgrading,
+    /// Its last process is ending.
+    Stopping,
+    /// It died, and is started again after a pause.
+    Backoff,
+    /// It died too often, or could not be started. The user must act.
+    Failed,
+    /// Its program has done what it should, and is not started again.
+    Exited,
+}
+
+impl State {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Stopped => "stopped",
+            State::Recovering => "recovering",
+            State::Starting => "starting",
+            State::Serving => "serving",
+            State::Upgrading => "upgrading",
+            State::Stopping => "stopping",
+            State::Backoff => "backoff",
+            State::Failed => "failed",
+            State::Exited => "exited",
+        }
+    }
+}

@@ -30,6 +30,7 @@ use crate::sys::reaping::reap_any;
 use crate::sys::signals::send;
 
 mod ending;
+mod serving;
 mod signals;
 
 /// A process stops at once after SIGSTOP, unless the kernel holds it or the machine is busy.
@@ -75,6 +76,10 @@ pub(super) struct ProgramState {
     refusals: u32,
     /// The inodes of the service's listeners.
     listeners: BTreeSet<u32>,
+    /// Whether it was started with listeners, so that also a wrapper has them.
+    has_inherited: bool,
+    /// Processes that were seen to serve clients, by their pids and start times.
+    servers: BTreeSet<(u32, u64)>,
     /// The started process, which leads the program's session.
     pub(super) first: Option<ProcessId>,
     /// Whether it has sent `READY=1`.
@@ -130,6 +135,7 @@ impl Program {
     pub(super) fn start(&self, start: StartOptions) -> io::Result<Option<OwnedFd>> {
         // Held until the pid is known, so that its end is not reported earlier.
         let mut known = self.known();
+        let has_inherited = !start.listeners.is_empty();
         let spec = Spec {
             binary: self.config.binary.clone(),
             args: self.config.args.iter().map(OsString::from).collect(),
@@ -149,6 +155,7 @@ impl Program {
         let first = self.note_first(started.pid);
         *known = ProgramState {
             listeners: start.sockets,
+            has_inherited,
             is_held: start.is_held,
             first,
             ..ProgramState::default()

@@ -357,10 +357,8 @@ impl Service {
             (Phase::Stopped, _) if self.problems.keeps_it_down() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
-            // Its process ended a moment ago, or its main process did.
-            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_over().is_some() => {
-                api::State::Starting
-            }
+            // Its process ended a moment ago, or its main process did. The daemon learns of it a moment later.
+            (Phase::Serving, _) if pid.is_none() || self.incumbent_over().is_some() => api::State::Starting,
             (Phase::Serving, _) => api::State::Serving,
             (Phase::Stopping, _) => api::State::Stopping,
             (_, Incumbent::Absent) => api::State::Starting,

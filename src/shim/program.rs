@@ -25,7 +25,7 @@ use crate::sys::errno::Errno;
 use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::{ADOPT_VARIABLE, CHANNEL_VARIABLE};
 use crate::sys::own_process::adopt_orphans;
-use crate::sys::process::{Exit, ProcessId, Signal, is_busy, is_stopped, tree_of};
+use crate::sys::process::{Exit, ProcessId, Signal, is_busy, is_frozen, is_stopped, is_traced, tree_of};
 use crate::sys::reaping::reap_any;
 use crate::sys::signals::send;
 
@@ -249,6 +249,16 @@ impl Program {
     /// Whether any process of it is running, runnable, or waiting for a disk.
     pub(super) fn is_busy(&self) -> bool {
         self.tree().into_iter().any(is_busy)
+    }
+
+    /// Its processes that are stopped, by a signal or a debugger.
+    pub(super) fn frozen(&self) -> Vec<u32> {
+        self.tree().into_iter().filter(|pid| is_frozen(*pid)).collect()
+    }
+
+    /// Whether a debugger has stopped a process of it.
+    pub(super) fn is_held_by_debugger(&self) -> bool {
+        self.tree().into_iter().any(|pid| is_frozen(pid) && is_traced(pid))
     }
 
     /// Notifies it of the drain, if it is configured for that.

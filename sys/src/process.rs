@@ -155,6 +155,11 @@ pub fn is_frozen(pid: u32) -> bool {
     is_stopped(pid) && states_of(pid).any(|state| matches!(state, 'T' | 't'))
 }
 
+/// Whether a debugger has stopped a thread of a process.
+pub fn is_traced(pid: u32) -> bool {
+    states_of(pid).any(|state| state == 't')
+}
+
 /// Whether a thread of a process is running, runnable, or waiting for a disk.
 pub fn is_busy(pid: u32) -> bool {
     states_of(pid).any(|state| matches!(state, 'R' | 'D'))

@@ -7,6 +7,7 @@ mod death;
 mod elsewhere;
 mod ending;
 mod ends;
+mod frozen;
 mod helpers;
 mod kept;
 mod left;

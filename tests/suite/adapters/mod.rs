@@ -3,6 +3,7 @@
 
 mod busy;
 mod called_off;
+mod counted;
 mod death;
 mod elsewhere;
 mod ending;

@@ -203,6 +203,11 @@ fn serve(
 ) -> Result<(), String> {
     let told = |error: service::Error| error.to_string();
     let warm = config.program.warm && mode == Mode::Exclusive;
+    if mode == Mode::Exclusive
+        && let Err(error) = own::look_at_files(config)
+    {
+        return Err(starting.unhealthy(&error).to_string());
+    }
     let prepared = match mode {
         Mode::Overlap => runner.start(false).and_then(|()| runner.await_ready()),
         Mode::Exclusive if warm => runner.start(true).and_then(|()| runner.await_parked()),

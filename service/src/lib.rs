@@ -356,6 +356,8 @@ impl Starting {
     /// Reports that start-up is complete, and blocks until this process must take over. If `data` is given, the process
     /// then holds the exclusive lock of that directory (`.handoff.lock` in it); the directory must exist.
     ///
+    /// If that file cannot be opened, the process reports that it cannot serve, before its predecessor drains.
+    ///
     /// If the supervisor dismisses this process, this call does not return: the process exits.
     pub fn begin(self, data: Option<&Path>) -> Result<Begun, Error> {
         self.link.started(data)?;

@@ -187,7 +187,11 @@ impl Link {
                 let taken = data.map(standalone::lock).transpose()?;
                 *lock.lock().unwrap_or_else(PoisonError::into_inner) = taken;
             }
-            Self::Supervised { inbox, .. } => inbox.push(Input::Started(data.map(Path::to_owned))),
+            Self::Supervised { inbox, .. } => match data.map_or(Ok(()), DataLock::check) {
+                Ok(()) => inbox.push(Input::Started(data.map(Path::to_owned))),
+                // Before the predecessor is asked to give up anything.
+                Err(error) => inbox.push(Input::Opened(Err(error.to_string()))),
+            },
         }
         Ok(())
     }

@@ -280,8 +280,8 @@ pub struct Killed {
 pub struct Connections {
     /// All connections.
     pub open: u64,
-    /// Connections with a request that the program had not read. Unless the program continues to read, the client
-    /// gets the end of the connection in place of an answer, and nothing was done.
+    /// Connections with a request that the program had not read, or that was held back from it. Unless the program
+    /// continues to read, the client gets the end of the connection in place of an answer, and nothing was done.
     pub unread: u64,
     /// Connections with a request under way. It is answered if the program finishes its requests, and cut if not.
     pub unanswered: u64,

@@ -1,8 +1,8 @@
-//! The advice for a diagnosis. It has no side effects.
+//! The advice for a diagnosis. It changes nothing.
 
 use std::time::Duration;
 
-use super::{Compatibility, Diagnosis, Finding, Inspection, Settings};
+use super::{Compatibility, Diagnosis, Finding, Inspection, Settings, others};
 use crate::config::{Adapter, DrainCondition, Mode, Service, StopMode};
 use crate::shim::trial::{RequestFate, StopReport, TrialReport, Wrapper};
 
@@ -76,11 +76,7 @@ fn sentence(service: &Service, advised: Option<Adapter>, adapters: &[Finding]) -
 
 /// Problems of the program, and other remarks.
 fn of_program(service: &Service, tried: &TrialReport) -> Vec<String> {
-    let mut remarks: Vec<String> = tried
-        .others
-        .iter()
-        .map(|other| format!("{other}; the kernel carries that out, so two generations may collide there"))
-        .collect();
+    let mut remarks = others::remarks(service, &tried.others);
     if service.program.notify.is_some() && !tried.says_ready {
         remarks.push("the service file has the key notify, but the program did not send READY=1".to_owned());
     }

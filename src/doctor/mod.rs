@@ -4,6 +4,7 @@
 mod advice;
 mod copy;
 mod inspection;
+mod others;
 mod trial;
 
 use std::path::PathBuf;

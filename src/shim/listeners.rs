@@ -15,6 +15,7 @@ use std::time::Duration;
 use handoff_protocol::ids::ListenerName;
 use handoff_protocol::message::Mode;
 
+pub(super) use sides::check_sides;
 use sides::{STATE, read_state, write_state};
 pub(crate) use sides::{active_side, forget_sides, note_joined};
 

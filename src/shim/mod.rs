@@ -34,6 +34,7 @@ mod current_listeners;
 mod drain;
 pub mod exec;
 mod files;
+mod frozen;
 mod idle_period;
 pub mod inject;
 pub(crate) mod killed;
@@ -202,6 +203,11 @@ fn serve(
 ) -> Result<(), String> {
     let text = |error: service::Error| error.to_string();
     let warm = config.program.warm && mode == Mode::Exclusive;
+    if mode == Mode::Exclusive
+        && let Err(error) = own::look_at_files(config)
+    {
+        return Err(starting.unhealthy(&error).to_string());
+    }
     let prepared = match mode {
         Mode::Overlap => runner.start(false).and_then(|()| runner.await_ready()),
         Mode::Exclusive if warm => runner.start(true).and_then(|()| runner.await_parked()),
@@ -228,9 +234,10 @@ fn serve(
 }
 
 /// Ends a program that cannot serve, before the daemon learns of it: then the daemon kills this process, and with it the
-/// program. Returns the error.
+/// program. One that a debugger has stopped cannot handle a signal, and is killed. Returns the error.
 fn end_unfit(program: &Program, error: String) -> String {
-    if let Err(left) = program.end_or_kill() {
+    let ended = if program.is_held_by_debugger() { program.kill() } else { program.end_or_kill() };
+    if let Err(left) = ended {
         log_line!("{left}");
     }
     error

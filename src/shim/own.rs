@@ -2,11 +2,17 @@
 //! the shim cannot create or write. Such an error is not the fault of the program, and its remedy is elsewhere.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::listeners::check_sides;
+use super::shim_config::ShimConfig;
 use crate::keeper::LOG_PREFIX;
+use crate::sys::lock::LOCK_FILE;
+use crate::sys::regular;
+use crate::sys::user::effective_user;
 
 /// Writes a message to the log. The program may have ended within a line, so a line break comes first, in one write with
 /// the message. If the program had completed its line, the keeper removes the empty line.
@@ -15,15 +21,34 @@ pub(super) fn log_line(message: std::fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("\n{LOG_PREFIX}{message}\n").as_bytes());
 }
 
+/// An error if a file of handoff that the next program of an exclusive service needs cannot be used. Without this look,
+/// that would be found out only after the serving program has ended.
+pub(super) fn look_at_files(config: &ShimConfig) -> Result<(), String> {
+    let lock = config.lock_path();
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    regular::open(&mut options, &lock).map_err(|error| own_error(&lock, "opened", &error))?;
+    let data = config.shared_dir.join(LOCK_FILE);
+    regular::open(options.mode(0o600), &data).map_err(|error| own_error(&data, "opened", &error))?;
+    check_sides(&config.shared_dir)
+}
+
 /// Prefix of a clause about such a file.
 const BEGIN: &str = "handoff's own file ";
 
 /// A clause for a person: the file, the cause, and the file system that holds it.
 pub(super) fn own_error(path: &Path, what: &str, error: &io::Error) -> String {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    use io::ErrorKind::{
+        InvalidData, IsADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
     let remedy = match error.kind() {
         StorageFull | QuotaExceeded => "make room there",
         ReadOnlyFilesystem => "make it writable",
+        IsADirectory | InvalidData => return format!("{}; move it away", describe_error(path, what, error)),
+        PermissionDenied => {
+            let user = effective_user();
+            return format!("{}; let the user {user} read and write it", describe_error(path, what, error));
+        }
         _ => return describe_error(path, what, error),
     };
     let directory = path.parent().unwrap_or(path);

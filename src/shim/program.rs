@@ -25,11 +25,12 @@ use crate::sys::errno::Errno;
 use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::{ADOPT_VARIABLE, CHANNEL_VARIABLE};
 use crate::sys::own_process::adopt_orphans;
-use crate::sys::process::{Exit, ProcessId, Signal, is_busy, is_stopped, tree_of};
+use crate::sys::process::{Exit, ProcessId, Signal, is_busy, is_frozen, is_stopped, is_traced, tree_of};
 use crate::sys::reaping::reap_any;
 use crate::sys::signals::send;
 
 mod ending;
+mod serving;
 mod signals;
 
 /// A process stops at once after SIGSTOP, unless the kernel holds it or the machine is busy.
@@ -75,6 +76,10 @@ pub(super) struct ProgramState {
     refusals: u32,
     /// The inodes of the service's listeners.
     listeners: BTreeSet<u32>,
+    /// Whether it was started with listeners, so that also a wrapper has them.
+    has_inherited: bool,
+    /// Processes that were seen to serve clients, by their pids and start times.
+    servers: BTreeSet<(u32, u64)>,
     /// The started process, which leads the program's session.
     pub(super) first: Option<ProcessId>,
     /// Whether it has sent `READY=1`.
@@ -130,6 +135,7 @@ impl Program {
     pub(super) fn start(&self, start: StartOptions) -> io::Result<Option<OwnedFd>> {
         // Held until the pid is known, so that its end is not reported earlier.
         let mut known = self.known();
+        let has_inherited = !start.listeners.is_empty();
         let spec = Spec {
             binary: self.config.binary.clone(),
             args: self.config.args.iter().map(OsString::from).collect(),
@@ -149,6 +155,7 @@ impl Program {
         let first = self.note_first(started.pid);
         *known = ProgramState {
             listeners: start.sockets,
+            has_inherited,
             is_held: start.is_held,
             first,
             ..ProgramState::default()
@@ -242,6 +249,16 @@ impl Program {
     /// Whether any process of it is running, runnable, or waiting for a disk.
     pub(super) fn is_busy(&self) -> bool {
         self.tree().into_iter().any(is_busy)
+    }
+
+    /// Its processes that are stopped, by a signal or a debugger.
+    pub(super) fn frozen(&self) -> Vec<u32> {
+        self.tree().into_iter().filter(|pid| is_frozen(*pid)).collect()
+    }
+
+    /// Whether a debugger has stopped a process of it.
+    pub(super) fn is_held_by_debugger(&self) -> bool {
+        self.tree().into_iter().any(|pid| is_frozen(pid) && is_traced(pid))
     }
 
     /// Notifies it of the drain, if it is configured for that.

@@ -20,11 +20,13 @@ pub(super) struct ReceiverProcess {
 }
 
 /// The receivers among `all`. `main` is the main process, if there is one; `is_named`: the program has named it itself.
+/// `serves`: whether a process with a listener, which has one child with another program, serves clients itself.
 pub(super) fn receivers(
     mode: StopMode,
     main: Option<u32>,
     is_named: bool,
     all: &[ReceiverProcess],
+    serves: &dyn Fn(u32) -> bool,
 ) -> Vec<u32> {
     let find = |pid: u32| all.iter().find(|process| process.pid == pid);
     let main = main.and_then(find);
@@ -40,22 +42,29 @@ pub(super) fn receivers(
         StopMode::Mixed if is_named && main.is_some() => pids(first),
         StopMode::Mixed => {
             let servers: Vec<&ReceiverProcess> =
-                first.iter().flat_map(|process| servers_below(process, all)).collect();
+                first.iter().flat_map(|process| servers_below(process, all, serves)).collect();
             pids(if servers.is_empty() { first } else { servers })
         }
     }
 }
 
 /// The topmost processes with a listener, from this one on. A server with workers passes the signal on itself.
-fn servers_below<'a>(process: &'a ReceiverProcess, all: &'a [ReceiverProcess]) -> Vec<&'a ReceiverProcess> {
+fn servers_below<'a>(
+    process: &'a ReceiverProcess,
+    all: &'a [ReceiverProcess],
+    serves: &dyn Fn(u32) -> bool,
+) -> Vec<&'a ReceiverProcess> {
     let children = || all.iter().filter(|child| child.parent == process.pid && child.pid != process.pid);
     if !process.has_listener {
-        return children().flat_map(|child| servers_below(child, all)).collect();
+        return children().flat_map(|child| servers_below(child, all, serves)).collect();
     }
     let mut only = children();
     match (only.next(), only.next()) {
-        // A wrapper that has passed its listeners to another program: the server.
-        (Some(child), None) if child.has_listener && differ(process, child) => servers_below(child, all),
+        // A wrapper that has passed its listeners to another program: the server. If the process serves itself, the
+        // child is a helper that has inherited the listener.
+        (Some(child), None) if child.has_listener && differ(process, child) && !serves(process.pid) => {
+            servers_below(child, all, serves)
+        }
         _ => vec![process],
     }
 }
@@ -85,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_process_that_serves_gets_it() {
-        let mixed = |main, all: &[_]| receivers(StopMode::Mixed, main, false, &tree(all));
+        let mixed = |main, all: &[_]| receivers(StopMode::Mixed, main, false, &tree(all), &|_| false);
         // The server itself, with and without workers that have the listener as well.
         assert_eq!(mixed(Some(10), &[(10, 1, SERVER, true)]), [10]);
         assert_eq!(
@@ -117,13 +126,30 @@ mod tests {
     }
 
     #[test]
+    fn a_helper_that_has_inherited_the_listener_does_not_get_it() {
+        let mixed = |main, all: &[_], serves| {
+            receivers(StopMode::Mixed, main, false, &tree(all), &|pid| pid == serves)
+        };
+        let helper = [(10, 1, SERVER, true), (11, 10, SHELL, true), (12, 11, NODE, true)];
+        assert_eq!(mixed(Some(10), &helper, 10), [10]);
+        assert_eq!(mixed(None, &helper, 10), [10]);
+        // Below a wrapper without a listener, and below one with it.
+        for has_listener in [false, true] {
+            let wrapped = [(9, 1, SHELL, has_listener), (10, 9, SERVER, true), (11, 10, NODE, true)];
+            assert_eq!(mixed(Some(9), &wrapped, 10), [10]);
+        }
+        // It serves, and its parent does not.
+        assert_eq!(mixed(Some(10), &helper, 11), [11]);
+    }
+
+    #[test]
     fn the_other_modes_do_not_look_who_serves() {
         let all = tree(&[(10, 1, SHELL, false), (11, 10, SERVER, true), (12, 11, SERVER, true)]);
-        assert_eq!(receivers(StopMode::Main, Some(10), false, &all), [10]);
-        assert_eq!(receivers(StopMode::Group, Some(10), false, &all), [10, 11, 12]);
+        assert_eq!(receivers(StopMode::Main, Some(10), false, &all, &|_| false), [10]);
+        assert_eq!(receivers(StopMode::Group, Some(10), false, &all, &|_| false), [10, 11, 12]);
         // The program has named its main process.
-        assert_eq!(receivers(StopMode::Mixed, Some(12), true, &all), [12]);
+        assert_eq!(receivers(StopMode::Mixed, Some(12), true, &all, &|_| false), [12]);
         // The named process is gone: as if none had been named.
-        assert_eq!(receivers(StopMode::Mixed, Some(99), true, &all), [11]);
+        assert_eq!(receivers(StopMode::Mixed, Some(99), true, &all, &|_| false), [11]);
     }
 }

@@ -219,12 +219,7 @@ impl Runner {
     pub(super) fn await_ready(&self) -> Result<(), String> {
         let binds = if self.config.adapter == Adapter::Inject { self.config.listen.len() } else { 0 };
         self.await_binds(binds)?;
-        let says = self.config.program.notify.is_some();
-        let ready = self.program.wait(None, |known| match known.life.is_whole() {
-            false => Some(Err(early_end(known))),
-            true => (!says || known.ready).then_some(Ok(())),
-        });
-        ready.unwrap_or(Ok(()))?;
+        self.await_word()?;
         crash_point!("shim/{}/ready", self.role);
         self.listeners.lengthen_queues();
         self.listeners.report_lost();

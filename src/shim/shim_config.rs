@@ -34,6 +34,8 @@ pub struct ShimConfig {
     pub first_binds: Vec<ListenerName>,
     /// Time for answers to datagrams in milliseconds, if the service file sets it.
     pub answer_grace_ms: Option<u64>,
+    /// How long a starting program may be stopped by a signal.
+    pub lease: Duration,
     /// The directory that all shims of a service share over time.
     pub shared_dir: PathBuf,
     /// The path of this shim's own files for others, without extension, such as `<this>.pid`.
@@ -54,6 +56,7 @@ impl ShimConfig {
             listen: listen.map(|listener| (listener.name.clone(), listener.address.to_string())).collect(),
             first_binds: Vec::new(),
             answer_grace_ms: config.answer_grace_ms,
+            lease: Duration::from_millis(config.lease_ms),
             shared_dir,
             own_path,
         }

@@ -6,6 +6,7 @@
 
 mod address;
 mod inner;
+mod stage;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
@@ -14,8 +15,9 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 pub(super) use address::{family_and_port, is_at};
+pub use stage::AcceptStage;
 
-use super::diag::{ANY_COOKIE, Cookie, Diag, Key, SocketInfo};
+use super::diag::{Cookie, Diag, Key, SocketInfo};
 use super::gate::{InputGate, STARVED};
 use super::work::ConnectionWork;
 use crate::config::ListenAddress;
@@ -49,19 +51,6 @@ pub struct Census {
     inner: HashMap<Cookie, bool>,
 }
 
-/// How far the server has taken a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AcceptStage {
-    /// For the server the handshake is incomplete. With `TCP_DEFER_ACCEPT` it completes when data arrives.
-    Handshake,
-    /// It is in the listener's accept queue.
-    Queued,
-    /// A process has accepted it and still holds it.
-    Accepted,
-    /// The server's end is closed.
-    Gone,
-}
-
 /// The result of a survey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Survey {
@@ -73,6 +62,9 @@ pub struct Survey {
     pub uncertain: usize,
     /// Connections with a request that no process has begun to read.
     pub waiting: usize,
+    /// Other connections without a request in progress on which data of the client was dropped because it is held back:
+    /// see [`Census::hold_back`]. The client's kernel sends it again.
+    pub dropped: usize,
     /// Connections where the rest of a request may be held back: see [`Census::hold_back`].
     pub stuck: usize,
     /// Connections without work at this moment, on which a response may continue after a pause.
@@ -295,7 +287,10 @@ impl Census {
     fn summary(&self, now: Instant) -> Survey {
         let mut survey = Survey { still: Duration::MAX, ..Survey::default() };
         for (cookie, TrackedConnection { work: account, .. }) in &self.tracked {
-            let gate = self.held_back.get(cookie).filter(|_| self.may_be_spared(cookie));
+            let gate = self.held_back.get(cookie);
+            let is_counted = account.waits() || account.is_work() && !account.is_open_question();
+            survey.dropped += usize::from(!is_counted && gate.is_some_and(|gate| gate.has_dropped(account)));
+            let gate = gate.filter(|_| self.may_be_spared(cookie));
             survey.stuck += usize::from(gate.is_some_and(|gate| gate.is_in_the_way(account, now)));
             survey.open += 1;
             survey.work += usize::from(account.is_work());
@@ -316,40 +311,6 @@ impl Census {
             }
         }
         survey
-    }
-
-    /// Whether a process has accepted the connection of a client with this local address and still holds it.
-    pub fn is_accepted(client_local: SocketAddr, server: SocketAddr) -> io::Result<bool> {
-        Ok(Self::stage(client_local, server)? == AcceptStage::Accepted)
-    }
-
-    /// How far the server has taken the connection of a client with this local address.
-    pub fn stage(client_local: SocketAddr, server: SocketAddr) -> io::Result<AcceptStage> {
-        let found = Diag::open()?.look_up(&Key::tcp(server, client_local), false)?;
-        // If there is no such connection, the kernel returns the listener.
-        Ok(match found.filter(|found| !found.listens()) {
-            None => AcceptStage::Gone,
-            Some(found) if found.inode != 0 => AcceptStage::Accepted,
-            Some(found) if found.is_handshake() => AcceptStage::Handshake,
-            Some(found) if found.is_connection() => AcceptStage::Queued,
-            Some(_) => AcceptStage::Gone,
-        })
-    }
-
-    /// The same for a unix socket, by the inode of the client's end.
-    pub fn stage_of_unix(client: u32) -> io::Result<AcceptStage> {
-        let own = Diag::open()?.look_up(&Key::Unix { inode: client, cookie: ANY_COOKIE }, false)?;
-        Ok(match own.and_then(|own| own.other_inode) {
-            None => AcceptStage::Gone,
-            Some(0) => AcceptStage::Queued,
-            Some(_) => AcceptStage::Accepted,
-        })
-    }
-
-    /// Whether a process has accepted the connection of such a client and has read everything it sent.
-    pub fn has_read(client_local: SocketAddr, server: SocketAddr) -> io::Result<bool> {
-        let found = Diag::open()?.look_up(&Key::tcp(server, client_local), false)?;
-        Ok(found.is_some_and(|found| found.inode != 0 && found.is_connection() && found.unread == 0))
     }
 
     /// All accepted connections at the addresses, whichever process holds them.

@@ -53,12 +53,17 @@ impl InputGate {
         }
     }
 
+    /// Whether it has dropped data.
+    pub(super) fn has_dropped(&self, account: &ConnectionWork) -> bool {
+        matches!(self, InputGate::Drops(before) if account.dropped != *before)
+    }
+
     /// Whether the process may be waiting for the rest of a request. For drops, only the count is known: while a
     /// request is in progress, a client sends nothing but its rest.
     pub(super) fn is_in_the_way(&self, account: &ConnectionWork, now: Instant) -> bool {
         match self {
             InputGate::LowWater(_) => account.misses_something(),
-            InputGate::Drops(before) => account.dropped != *before && account.is_begun_for(STARVED, now),
+            InputGate::Drops(_) => self.has_dropped(account) && account.is_begun_for(STARVED, now),
         }
     }
 }

@@ -373,8 +373,8 @@ impl Service {
             (Phase::Stopped, _) if self.problems.keeps_it_down() || self.has_failed() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,
             (Phase::Backoff, _) => api::State::Backoff,
-            // Its process ended a moment ago, or its main process did.
-            (Phase::Serving, _) if !self.is_served_by(pid) || self.incumbent_main_exit().is_some() => {
+            // Its process ended a moment ago, or its main process did. The daemon learns of it a moment later.
+            (Phase::Serving, _) if pid.is_none() || self.incumbent_main_exit().is_some() => {
                 api::State::Starting
             }
             (Phase::Serving, _) => api::State::Serving,

@@ -19,9 +19,11 @@ pub mod sealed;
 pub mod socket;
 mod stream;
 pub mod stream_end;
+mod system_call;
 pub mod user;
 pub mod wire;
 
+pub mod accepting;
 pub mod attribute;
 mod child;
 pub mod clock;

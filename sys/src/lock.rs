@@ -37,6 +37,11 @@ impl DataLock {
         Ok(DataLock(file))
     }
 
+    /// Whether the lock of the directory `data_dir` can be taken, or waited for. Takes nothing.
+    pub fn check(data_dir: &Path) -> io::Result<()> {
+        open(data_dir).map(drop)
+    }
+
     /// Releases the lock, even if a forked process keeps a duplicate of the descriptor: the lock belongs to the open
     /// file, and unlocking through any duplicate unlocks it.
     pub fn release(self) -> io::Result<()> {

@@ -16,6 +16,7 @@ use super::clock::since_boot;
 use super::errno::{Errno, errno_of, retry};
 use super::pidfd;
 use super::seccomp::read_memory;
+use super::system_call::{blocked_call, threads_of};
 
 /// The unit of times in `/proc`, which the kernel keeps for programs whatever its own clock does (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
@@ -154,6 +155,11 @@ pub fn is_frozen(pid: u32) -> bool {
     is_stopped(pid) && states_of(pid).any(|state| matches!(state, 'T' | 't'))
 }
 
+/// Whether a debugger has stopped a thread of a process.
+pub fn is_traced(pid: u32) -> bool {
+    states_of(pid).any(|state| state == 't')
+}
+
 /// Whether a thread of a process is running, runnable, or waiting for a disk.
 pub fn is_busy(pid: u32) -> bool {
     states_of(pid).any(|state| matches!(state, 'R' | 'D'))
@@ -202,22 +208,13 @@ pub fn dies_of(pid: u32, signal: Signal) -> bool {
     is_default && threads_of(pid).all(|thread| awaited_by(pid, thread) & bit == 0)
 }
 
-/// The threads of a process.
-fn threads_of(pid: u32) -> impl Iterator<Item = u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok())
-}
-
 /// The signals for which a thread waits in rt_sigtimedwait(2), bit by bit; none if it does not, or is out of reach. The
 /// first argument of the call is the address of the set.
 fn awaited_by(pid: u32, thread: u32) -> u64 {
-    let call = read_at_once(&format!("/proc/{pid}/task/{thread}/syscall")).unwrap_or_default();
-    let mut fields = call.split_whitespace();
-    let is_wait = fields.next().and_then(|number| number.parse().ok()) == Some(libc::SYS_rt_sigtimedwait);
-    let set = fields.next().and_then(|set| u64::from_str_radix(set.trim_start_matches("0x"), 16).ok());
+    let call = blocked_call(pid, thread).filter(|call| call.number == libc::SYS_rt_sigtimedwait);
     let mut bits = [0; 8];
-    match set.filter(|_| is_wait) {
-        Some(set) if read_memory(thread, set, &mut bits).is_ok() => u64::from_ne_bytes(bits),
+    match call {
+        Some(call) if read_memory(thread, call.args[0], &mut bits).is_ok() => u64::from_ne_bytes(bits),
         _ => 0,
     }
 }

@@ -12,7 +12,8 @@ from typing import Any, Coroutine, Mapping, NoReturn, Optional, Type, Union
 
 from . import service as blocking
 from .driver import Handlers as BlockingHandlers
-from .errors import HandoffError
+from .errors import HandoffError, LockError
+from .lock import DataLock
 from .machine import Event
 from .state import State
 
@@ -94,7 +95,13 @@ class Service(blocking.Service):
         if self._driver is None:
             await asyncio.get_running_loop().run_in_executor(None, super().begin, data)
             return None
-        self._driver.data = os.fspath(data) if data is not None else None
+        directory = os.fspath(data) if data is not None else None
+        if directory is not None:
+            try:
+                DataLock.check(directory)
+            except LockError as error:
+                await self.unhealthy(str(error))
+        self._driver.data = directory
         self._driver.post(Event.STARTED)
         state: Optional[State] = await self._wait(self._driver.begun)
         return state

@@ -20,6 +20,11 @@ class DataLock:
         except OSError as error:
             raise LockError(f"cannot open the lock file {path} ({error.strerror}); is it the data directory?") from error
 
+    @classmethod
+    def check(cls, directory: str) -> None:
+        """Raises an error if the lock can neither be taken nor waited for. Takes nothing."""
+        os.close(cls(directory)._fd)
+
     def take(self) -> None:
         """Takes the lock. Blocks without limit."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)

@@ -15,7 +15,7 @@ from . import message as m
 from .adoption import entrance
 from .channel import Channel, inherited
 from .driver import Driver, Handlers
-from .errors import FrameError, HandoffError, InheritError
+from .errors import FrameError, HandoffError, InheritError, LockError
 from .frame import CURRENT, MINIMUM
 from .lock import DataLock
 from .machine import Event
@@ -77,6 +77,12 @@ class Service:
                 self._lock = DataLock(directory)
                 self._lock.take()
             return None
+        if directory is not None:
+            # Before the predecessor is asked to give up anything.
+            try:
+                DataLock.check(directory)
+            except LockError as error:
+                self.unhealthy(str(error))
         driver.data = directory
         driver.post(Event.STARTED)
         state: Optional[State] = driver.wait(driver.begun)

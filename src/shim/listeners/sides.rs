@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::shim::own;
 use crate::slots::{PairState, Side};
 use crate::sys::regular;
 
@@ -22,6 +23,13 @@ pub(super) fn read_state(file: &Path) -> io::Result<Option<PairState>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// An error if the recorded state cannot be read. It need not be writable: a crashed program is started all the same, and
+/// a serving one finds out before it ends.
+pub(in crate::shim) fn check_sides(shared_dir: &Path) -> Result<(), String> {
+    let file = shared_dir.join(STATE);
+    read_state(&file).map(drop).map_err(|error| own::own_error(&file, "read", &error))
 }
 
 /// Records that a new socket of a side has joined the group of an address, replacing one that a program has ended.

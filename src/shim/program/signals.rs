@@ -1,25 +1,17 @@
 //! Selects the main process of a program, and the receivers of signals.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
 
 use super::Program;
 use crate::config::StopMode;
 use crate::shim::life::{LifeAction, LifeEvent, LifeState, Lifecycle, Outsider};
-use crate::shim::receivers::{ReceiverProcess, receivers};
+use crate::shim::receivers::receivers;
 use crate::sys::exit::{exit_of_reaped, exit_of_zombie};
-use crate::sys::held::sockets_of;
 use crate::sys::poll::{PollFlags, poll_one};
-use crate::sys::process::{Exit, Signal, name_of, parent_of, pidfd_open};
+use crate::sys::process::{Signal, name_of, pidfd_open};
 use crate::sys::signals::send;
 
-/// A serving program has a listener by then.
-const FOUND_WITHIN: Duration = Duration::from_secs(1);
-const TICK: Duration = Duration::from_millis(10);
 /// Maximum number of reports of ignored messages.
 const REFUSALS_MAX: u32 = 100;
 
@@ -64,62 +56,6 @@ impl Program {
         if let Err(error) = fs::write(&path, what) {
             log_line!("cannot report this to the daemon: {}: {error}", path.display());
         }
-    }
-
-    /// Records the serving process for people and the daemon. A listener that was just swapped appears a moment later.
-    pub(super) fn note_server(&self) {
-        let Some(this) = self.this.upgrade() else { return };
-        let search = {
-            let mut latest = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
-            *latest += 1;
-            *latest
-        };
-        let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
-            let until = Instant::now() + FOUND_WITHIN;
-            while !this.survey().iter().any(|process| process.has_listener) && Instant::now() < until {
-                std::thread::sleep(TICK);
-            }
-            let server = this.receivers().first().copied();
-            // An earlier search may have found a process that has daemonized and ended since.
-            let latest = this.searches.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(pid) = server.filter(|_| *latest == search) {
-                this.note_pid(pid);
-            }
-        });
-        if let Err(error) = looker {
-            log_line!("cannot determine which process serves: {error}");
-        }
-    }
-
-    /// A process of a daemon has ended. If it was the server, the rest is not a program anymore. A server may pass its
-    /// listeners to another process, so this checks for a while.
-    pub(super) fn check_served(&self, exit: Option<Exit>) {
-        let Some(this) = self.this.upgrade() else { return };
-        let looker = std::thread::Builder::new().name("handoff-server".to_owned()).spawn(move || {
-            let until = Instant::now() + FOUND_WITHIN;
-            while Instant::now() < until {
-                if this.survey().iter().any(|process| process.has_listener) {
-                    return;
-                }
-                std::thread::sleep(TICK);
-            }
-            // A process that is not visible may serve.
-            let is_seen = this.tree().into_iter().all(|pid| sockets_of(pid).is_ok());
-            let was_served = this.known().was_served;
-            if is_seen && was_served {
-                this.feed(LifeEvent::Unserved(exit));
-            }
-        });
-        if let Err(error) = looker {
-            log_line!("cannot determine whether a process still serves: {error}");
-        }
-    }
-
-    fn survey(&self) -> Vec<ReceiverProcess> {
-        let sockets = self.known().listeners.clone();
-        let all: Vec<ReceiverProcess> = self.tree().into_iter().map(|pid| inspect(pid, &sockets)).collect();
-        self.known().was_served |= all.iter().any(|process| process.has_listener);
-        all
     }
 
     /// Waits for the end of a process that another one may reap, in a single thread even if it is named repeatedly.
@@ -174,7 +110,7 @@ impl Program {
 
     pub(super) fn find_receivers(&self, mode: StopMode, life: Lifecycle) -> Vec<u32> {
         let is_named = matches!(life.state(), LifeState::Adopted { .. });
-        receivers(mode, life.main(), is_named, &self.survey())
+        receivers(mode, life.main(), is_named, &self.survey(), &|pid| self.serves_itself(pid))
     }
 
     pub(super) fn ask(&self, pids: impl IntoIterator<Item = u32>) {
@@ -187,17 +123,5 @@ impl Program {
 
     pub(super) fn signal_all(&self, what: Signal) {
         self.tree().into_iter().for_each(|pid| send(pid, what));
-    }
-}
-
-/// The current state of a process of the program. Invisible parts count as missing.
-fn inspect(pid: u32, listeners: &BTreeSet<u32>) -> ReceiverProcess {
-    let sockets = sockets_of(pid).into_iter().flatten();
-    let program = fs::metadata(format!("/proc/{pid}/exe")).ok().map(|found| (found.dev(), found.ino()));
-    ReceiverProcess {
-        pid,
-        parent: parent_of(pid).unwrap_or(0),
-        program,
-        has_listener: sockets.into_iter().any(|socket| listeners.contains(&socket.inode)),
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Runner, early_end};
 use crate::config::ListenAddress;
 use crate::shim::WAITS;
+use crate::shim::frozen::{self, FrozenProcesses};
 use crate::shim::idle_period::{IdlePeriod, RESTS_FOR, ResourceUsage};
 use crate::shim::program::ProgramState;
 use crate::shim::unmatched::Mismatch;
@@ -38,6 +39,7 @@ impl Runner {
         // When it became idle, and how much it had bound by then.
         let mut idle = (began, 0);
         let (mut rest, mut rests, mut next_look) = (IdlePeriod::begin(began), Duration::ZERO, began);
+        let mut frozen = FrozenProcesses::default();
         loop {
             match self.program.wait(Some(CHECK_INTERVAL), |known| settled(known).or_else(|| refused(known))) {
                 // It may try another address.
@@ -47,6 +49,7 @@ impl Runner {
                 Some(found) => return found.map_err(|(error, _)| error),
                 None => {}
             }
+            self.look_whether_frozen(&mut frozen, &self.program.frozen())?;
             let (mismatch, binds) = self.mismatch();
             let tells = mismatch.as_ref().map(ToString::to_string).or_else(|| self.slow(began.elapsed()));
             if tells != text {
@@ -68,6 +71,37 @@ impl Runner {
                 return Err(self.never_bound());
             }
         }
+    }
+
+    /// Waits until the program has said that it is ready, if it does that, and its server is not stopped. There is no time
+    /// limit otherwise.
+    pub(super) fn await_word(&self) -> Result<(), String> {
+        let says = self.config.program.notify.is_some();
+        let mut frozen = FrozenProcesses::default();
+        loop {
+            let ready = self.program.wait(Some(CHECK_INTERVAL), |known| match known.life.is_whole() {
+                false => Some(Err(early_end(known))),
+                true => (!says || known.ready).then_some(Ok(())),
+            });
+            let is_ready = ready.transpose()?.is_some();
+            let mut stopped = self.program.frozen();
+            if is_ready && !stopped.is_empty() {
+                let servers = self.program.servers();
+                stopped.retain(|pid| servers.contains(pid));
+            }
+            self.look_whether_frozen(&mut frozen, &stopped)?;
+            match stopped.is_empty() {
+                true if is_ready => return Ok(()),
+                true => {}
+                false => std::thread::sleep(CHECK_INTERVAL),
+            }
+        }
+    }
+
+    /// An error if one of these stopped processes has been so for the whole lease.
+    fn look_whether_frozen(&self, frozen: &mut FrozenProcesses, stopped: &[u32]) -> Result<(), String> {
+        let lease = self.config.lease;
+        frozen.look(Instant::now(), stopped, lease).map_or(Ok(()), |pid| Err(frozen::told(pid, lease)))
     }
 
     /// What the program has bound in place of a listener, and the number of such bound addresses.

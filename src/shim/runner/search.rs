@@ -71,7 +71,9 @@ impl Runner {
             false => survey.work,
         };
         let unanswered = (unanswered + survey.streams) as u64;
-        let left = Connections { open: survey.open as u64, unread: survey.waiting as u64, unanswered };
+        // What is held back from a blocking read was dropped, and is not in the program's queue.
+        let unread = (survey.waiting + survey.dropped) as u64;
+        let left = Connections { open: survey.open as u64, unread, unanswered };
         let path = self.config.own_path.with_extension(LEFT);
         let written =
             serde_json::to_vec(&left).map_err(io::Error::other).and_then(|text| fs::write(&path, text));

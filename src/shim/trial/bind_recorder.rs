@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::inject::{EventSink, InjectEvent};
 use super::super::program::Program;
+use super::OtherBind;
 
 /// Records what the program binds, and wakes the threads that wait for its events.
 pub(super) struct BindRecorder {
@@ -39,15 +40,17 @@ impl BindRecorder {
     }
 
     /// Its other binds, each once; without those whose port the kernel chose.
-    pub(super) fn others(&self) -> Vec<String> {
+    pub(super) fn others(&self) -> Vec<OtherBind> {
         let mut others = self.find(|event| match event {
             // The kernel gives each process another port.
             InjectEvent::Passed { address, .. } if address.ends_with(":0") => None,
-            InjectEvent::Passed { address, why, .. } => Some(format!("it binds {address}: {why}")),
+            InjectEvent::Passed { address, pid, why, .. } => {
+                Some(OtherBind { address: address.clone(), why: why.to_string(), pid: *pid })
+            }
             _ => None,
         });
         let mut seen = std::collections::BTreeSet::new();
-        others.retain(|other| seen.insert(other.clone()));
+        others.retain(|other| seen.insert(other.to_string()));
         others
     }
 }

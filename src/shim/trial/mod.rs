@@ -77,11 +77,28 @@ pub struct TrialReport {
     /// Whether it ended by itself before the result was known.
     pub ended: bool,
     /// What the program bound besides its listeners, and why it matches none of them.
-    pub others: Vec<String>,
+    pub others: Vec<OtherBind>,
     /// Whether it sent `READY=1`.
     pub says_ready: bool,
     /// How it ended on request. Only if the adapter works, and is not `handoff`.
     pub stopped: Option<StopReport>,
+}
+
+/// An address that a program has bound besides its listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherBind {
+    /// The address.
+    pub address: String,
+    /// Why it matches no listener; a clause.
+    pub why: String,
+    /// The process that has bound it.
+    pub pid: u32,
+}
+
+impl std::fmt::Display for OtherBind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "it binds {}: {}", self.address, self.why)
+    }
 }
 
 /// How the program ended after the stop signal.

@@ -96,7 +96,7 @@ impl Trial<'_> {
             }
             (!known.lives()).then(|| Err(early_end(known)))
         });
-        let (missing, others) = (missing(), self.recorder.others());
+        let (missing, others) = (missing(), self.told_others());
         let never = || {
             let missing = self.listeners.names(|name| missing.iter().any(|missing| missing == name));
             let limit = self.request.limit;
@@ -167,8 +167,13 @@ impl Trial<'_> {
         }
     }
 
+    /// What it has bound besides its listeners, as clauses.
+    fn told_others(&self) -> Vec<String> {
+        self.recorder.others().iter().map(ToString::to_string).collect()
+    }
+
     fn with_others(&self, what: String) -> String {
-        std::iter::once(what).chain(self.recorder.others()).collect::<Vec<_>>().join("; ")
+        std::iter::once(what).chain(self.told_others()).collect::<Vec<_>>().join("; ")
     }
 
     /// Asks it to end, with a request in progress if one can be caught.

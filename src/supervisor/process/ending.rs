@@ -15,7 +15,7 @@ use crate::control::{Error, Kind, signal_names, signal_of};
 use crate::shim::{self, killed};
 use crate::supervisor::service::Service;
 use crate::sys::clock::as_ms;
-use crate::sys::process::{Signal, has_ended, name_of, parent_of, place_of, tree_of};
+use crate::sys::process::{Signal, has_ended, is_zombie, name_of, parent_of, place_of, tree_of};
 
 impl Service {
     /// Prepares a message that may end a process: sends what the process needs before it, and records that the
@@ -123,12 +123,6 @@ impl Service {
         Some(started_at.unwrap_or(process.started_at_unix_ms))
     }
 
-    /// Whether the serving process still exists; the daemon only learns of its end a moment later. `pid`: the result
-    /// of [`Self::pid`].
-    pub(in crate::supervisor) fn is_served_by(&self, pid: Option<u32>) -> bool {
-        self.processes.incumbent().is_some_and(|process| pid.is_some() || !has_ended(process.pid()))
-    }
-
     /// The shim that runs it.
     pub(in crate::supervisor) fn pid_of_shim(&self) -> Option<u32> {
         self.processes.incumbent().filter(|_| self.config.adapter.is_foreign()).map(|process| process.pid())
@@ -148,8 +142,15 @@ impl Service {
         }
         let path = self.file_of_shim(process.handoff, shim::PID);
         let said = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-        let found = said.or_else(|| write_pid_again(process, &path));
-        process.program.set(found.or(process.program.get()));
+        let found = match said {
+            // The shim corrects it in a moment. One look may miss a process that is losing its parent.
+            Some(pid) if !is_part_of(pid, process.pid()) => {
+                find_program(process).or_else(|| find_program(process))
+            }
+            Some(pid) => Some(pid),
+            None => write_pid_again(process, &path),
+        };
+        process.program.set(found.or(process.program.get()).or(said));
         found
     }
 
@@ -217,21 +218,36 @@ impl Service {
     }
 }
 
-/// Finds the program of a shim whose file is gone, perhaps with the whole directory, or could not be written on a
-/// full disk: the pid that the file had, or the first child of the shim, which leads a session. Writes the file again
-/// for the next daemon. A shim whose program has ended has removed the file itself.
-fn write_pid_again(process: &Process, path: &Path) -> Option<u32> {
-    let all = tree_of(process.pid());
+/// Whether a process is part of a shim's program, and has not ended.
+fn is_part_of(pid: u32, shim: u32) -> bool {
+    tree_of(shim).contains(&pid) && !is_gone(pid)
+}
+
+/// Whether a process waits to be reaped. Other threads may outlive its main thread.
+fn is_gone(pid: u32) -> bool {
+    is_zombie(pid) && has_ended(pid)
+}
+
+/// Finds the program of a shim without its file: the pid that the file had, or the first child of the shim, which leads
+/// a session.
+fn find_program(process: &Process) -> Option<u32> {
+    let all: Vec<u32> = tree_of(process.pid()).into_iter().filter(|pid| !is_gone(*pid)).collect();
     let is_child = |pid: &u32| parent_of(*pid) == Some(process.pid());
     let known = process.program.get().filter(|pid| all.contains(pid));
-    let pid = known.or_else(|| {
+    known.or_else(|| {
         let children: Vec<u32> = all.iter().copied().filter(is_child).collect();
         match children[..] {
             [only] => Some(only),
             // The orphans of its program are its children, too.
-            _ => first_leader(&children),
+            _ => first_leader(&children).or_else(|| children.first().copied()),
         }
-    })?;
+    })
+}
+
+/// Finds the program of a shim whose file is gone, perhaps with the whole directory, or could not be written on a full
+/// disk. Writes the file again for the next daemon. A shim whose program has ended has removed the file itself.
+fn write_pid_again(process: &Process, path: &Path) -> Option<u32> {
+    let pid = find_program(process)?;
     // What the shim has written meanwhile is newer, and stays.
     let beside = path.with_added_extension(std::process::id().to_string());
     let written = fs::write(&beside, format!("{pid}\n"));

@@ -12,7 +12,7 @@ use crate::support::{Rig, ask, ask_over, executable, free_address, service};
 
 /// Answers each line with its pid; `slow` once the file `<out>.answer` exists, and `slow 30` after 30 s. At SIGTERM it
 /// saves once, for the number of seconds in its second argument; with `-1` it ignores the signal. It logs other
-/// signals. It binds nothing while the file `<out>.opens` exists.
+/// signals. It binds nothing while the file `<out>.opens` exists, and says nothing while `<out>.holds` does.
 const SERVER: &str = r#"#!/usr/bin/python3
 import os, signal, socket, sys, threading, time
 (host, port), (saves, out), does = sys.argv[1].rsplit(":", 1), sys.argv[2:4], sys.argv[4:]
@@ -61,6 +61,8 @@ def accept():
     while True:
         threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
 threading.Thread(target=accept, daemon=True).start()
+while os.path.exists(out + ".holds"):
+    threading.Event().wait(0.02)
 for text in (text for text in does if "=" in text):
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     text = text.replace("SELF", str(os.getpid())).replace("PARENT", str(os.getppid()))

@@ -3,10 +3,13 @@
 
 mod busy;
 mod called_off;
+mod counted;
 mod death;
 mod elsewhere;
 mod ending;
 mod ends;
+mod frozen;
+mod helpers;
 mod kept;
 mod left;
 mod leftovers;

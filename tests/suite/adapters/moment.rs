@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use handoff::control::api::{Ending, Outcome};
 use handoff::slots::census::Census;
 
+use super::counted::is_privileged;
 use super::plain::{Load, Plain};
 use crate::support::{LIMIT, ask_over, version, wait_for};
 
@@ -19,14 +20,17 @@ const LOAD_LIMIT: Duration = Duration::from_secs(120);
 
 /// What the clients of a test have seen.
 #[derive(Default)]
-struct Observed {
+pub(super) struct Observed {
     answered: usize,
     /// Requests without an answer, because their connection ended.
-    unanswered: Vec<String>,
+    pub(super) unanswered: Vec<String>,
 }
 
-/// Runs `clients` (count, duration of an answer, pause) while `act` runs.
-fn with_clients<T>(plain: &Plain, clients: &[(usize, u64, u64)], act: impl FnOnce() -> T) -> (T, Observed) {
+/// A count of clients, the duration of each answer, and the pause before the next request, in milliseconds.
+type Clients = (usize, u64, u64);
+
+/// Runs `clients` while `act` runs.
+pub(super) fn with_clients<T>(plain: &Plain, clients: &[Clients], act: impl FnOnce() -> T) -> (T, Observed) {
     let begun = plain.rig.path("begun");
     let (is_over, address) = (AtomicBool::new(false), plain.address);
     let (done, saw) = std::thread::scope(|scope| {
@@ -129,15 +133,6 @@ fn upgrade_times(plain: &Plain, count: usize, fault: &str) -> Vec<Outcome> {
     outcomes
 }
 
-/// The test program blocks in its reads. Holding back the data of its clients needs privilege.
-fn is_privileged() -> bool {
-    let may_ask = handoff::sys::tcp::may_ask();
-    if !may_ask {
-        eprintln!("not tested here: it takes CAP_NET_ADMIN");
-    }
-    may_ask
-}
-
 #[test]
 fn clients_that_ask_now_and_then_hold_nothing_up() {
     for adapter in ["inject", "listen-fds"] {
@@ -180,7 +175,7 @@ fn clients_that_ask_for_what_takes_long_let_it_end_between_two_requests() {
         // send at the same time every few seconds. In overlap mode the drain ends only with its grace.
         let grace = if mode == "exclusive" { "40s" } else { "2s" };
         plain.set(&format!("drain_grace = \"{grace}\"\n"));
-        let clients: Vec<(usize, u64, u64)> =
+        let clients: Vec<Clients> =
             [5, 20].into_iter().take(count).map(|pause_ms| (1, answer_ms, pause_ms)).collect();
         let ((), saw) = with_clients(&plain, &clients, || {
             for n in 1..=2 {

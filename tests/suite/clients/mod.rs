@@ -11,7 +11,8 @@ use handoff::slots::census::Census;
 use handoff::sys::process::Signal;
 
 use crate::support::{LIMIT, Rig, service, signal, wait_for};
-use rig::{ALL, BLOCKING, Kind, LOOP, SCRIPT, answer_to, begin, get, under_load, version};
+pub use rig::BLOCKING;
+use rig::{ALL, Kind, LOOP, SCRIPT, answer_to, begin, get, under_load, version};
 
 fn no_client_notices_five_upgrades(kind: Kind) {
     let rig = Rig::new();

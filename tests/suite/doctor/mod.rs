@@ -161,6 +161,42 @@ fn a_program_that_binds_nothing_or_something_else_is_reported() {
     assert!(of(&said, "inject").1.contains("has not accepted"), "{said:#}");
 }
 
+/// Two ports that the kernel could have chosen, a fixed one, and a unix socket with its pid in the name.
+const BINDS_MORE: &str = r#"#!/usr/bin/python3
+import os, socket, sys
+def bind(family, address):
+    one = socket.socket(family)
+    one.bind(address)
+    return one
+port = lambda number: bind(socket.AF_INET, ("127.0.0.1", number))
+first = int(open("/proc/sys/net/ipv4/ip_local_port_range").read().split()[0])
+kept = [port(first + 7), port(first + 8), port(first - 1), bind(socket.AF_UNIX, f"{sys.argv[2]}.{os.getpid()}")]
+listener = port(int(sys.argv[1]))
+listener.listen()
+while True:
+    listener.accept()
+"#;
+
+#[test]
+fn what_may_collide_with_the_next_generation_is_reported_once() {
+    let (rig, address) = (rig(), free_address());
+    let (binary, name) = (rig.path("server"), rig.path("data/s"));
+    std::fs::write(&binary, BINDS_MORE).unwrap();
+    executable(&binary);
+    let args = [&address.port().to_string(), name.to_str().unwrap()];
+    let modes = [("overlap", "", 2), ("exclusive", "", 0), ("exclusive", "warm = true", 2)];
+    for (mode, more, count) in modes {
+        let more = format!("adapter = \"inject\"\nmode = {mode:?}\n{more}");
+        write(&rig, &binary, &args, &more, &address.to_string());
+        let (said, code) = examine(&rig, FAIR, &["--yes-run-it"]);
+        assert_eq!((of(&said, "inject").0, code), ("works", 0), "{said:#}");
+        let remarks = said["remarks"].as_array().unwrap().iter().filter_map(Value::as_str);
+        let told: Vec<&str> = remarks.filter(|remark| remark.contains("may collide")).collect();
+        assert_eq!(told.len(), count, "{mode} {more}: {said:#}");
+        assert!(told.iter().skip(1).all(|told| told.contains("and 1 more, of the ports")), "{told:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_started_is_not_started() {
     let rig = rig();

@@ -11,6 +11,7 @@ mod own;
 mod room;
 mod service_files;
 mod stranger;
+mod unusable;
 
 use std::fs::{self, File};
 use std::process::Stdio;

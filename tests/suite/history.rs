@@ -263,7 +263,7 @@ fn a_first_start_that_fails_is_reported_with_its_cause_and_the_next_try() {
 #[test]
 fn a_restart_that_cannot_start_says_why_until_it_can() {
     let rig = Rig::new();
-    let address = rig.serve("s", "1", "", "");
+    let address = rig.serve("s", "1", "", "backoff = { attempts = 0 }");
     let (bad, at) = (rig.release("2", "exit-at-once"), rig.path("testee-1"));
     std::fs::rename(&at, rig.path("good")).unwrap();
     std::fs::rename(&bad, &at).unwrap();

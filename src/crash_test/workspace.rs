@@ -41,6 +41,7 @@ impl Workspace {
         let path = dir.path().to_string_lossy();
         table.iter_mut().for_each(|(_, value)| substitute(value, DIR, &path));
         table.insert("lease".to_owned(), Value::String(format!("{lease_ms}ms")));
+        never_give_up(&mut table);
         let (addresses, ports) = move_listeners(&mut table, dir.path())?;
         for (mark, address) in listeners_of(&table) {
             table.iter_mut().for_each(|(_, value)| substitute(value, &mark, &address));
@@ -179,4 +180,12 @@ fn move_listeners(table: &mut Table, dir: &Path) -> Result<(BTreeMap<String, Str
         *value = Value::String(moved);
     }
     Ok((addresses, ports))
+}
+
+/// Processes die here more often than any service file allows for, and the service must come back each time.
+fn never_give_up(table: &mut Table) {
+    table.insert("restart".to_owned(), Value::String("always".to_owned()));
+    let mut backoff = table.remove("backoff").and_then(|it| it.as_table().cloned()).unwrap_or_default();
+    backoff.insert("attempts".to_owned(), Value::Integer(0));
+    table.insert("backoff".to_owned(), Value::Table(backoff));
 }

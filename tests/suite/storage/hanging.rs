@@ -144,7 +144,7 @@ fn many_status_requests_for_one_service_delay_no_other() {
 #[test]
 fn a_log_that_does_not_answer_holds_up_no_other_log() {
     let Some((rig, disk)) = rig("state/services/hung/log") else { return };
-    let hung = write(&rig, "hung", &rig.release("1", ""), "");
+    let hung = write(&rig, "hung", &rig.release("1", ""), "backoff = { attempts = 0 }");
     let other = write(&rig, "other", &rig.release("other-1", ""), "");
     start(&rig, "hung");
     start(&rig, "other");

@@ -48,6 +48,9 @@ impl fmt::Display for Exit {
     }
 }
 
+/// How the reason of a process begins that cannot use a file of its supervisor: its program is not to blame for that.
+pub const OWN_FILE: &str = "handoff's own file ";
+
 /// Why a handoff was rolled back or a start failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 pub enum Reason {
@@ -130,4 +133,15 @@ pub enum Reason {
     /// It failed after the commit.
     #[error("the new process did not pass its probation: {0}")]
     Probation(String),
+}
+
+impl Reason {
+    /// Whether the program is to blame, rather than the machine or the supervisor.
+    pub fn blames_program(&self) -> bool {
+        match self {
+            Self::Spawn(_) => false,
+            Self::Unhealthy(why) => !why.starts_with(OWN_FILE),
+            _ => true,
+        }
+    }
 }

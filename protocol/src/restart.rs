@@ -85,6 +85,17 @@ pub enum Rest {
     Failed,
 }
 
+/// How the last process of a service that is to run has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// It served, and ended like this.
+    Died(Exit),
+    /// Its start has failed.
+    NotReady,
+    /// It could not be started at all, which says nothing about the program: the machine lacks something.
+    NotStarted,
+}
+
 /// What follows the end of the last process of a service that is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Next {
@@ -111,9 +122,9 @@ pub struct Failures {
 const IN_ROW_MAX: u8 = 32;
 
 impl Failures {
-    /// Decides after the end of a process that served, or after a failed start (`None`).
-    pub fn next(&mut self, restart: &Restart, now: Millis, died: Option<Exit>) -> Next {
-        if let Some(exit) = died {
+    /// Decides after the end of the last process.
+    pub fn next(&mut self, restart: &Restart, now: Millis, end: End) -> Next {
+        if let End::Died(exit) = end {
             let is_success = restart.is_success(exit);
             match restart.when {
                 When::Never | When::OnFailure if is_success => return Next::Never(Rest::Exited),
@@ -121,7 +132,7 @@ impl Failures {
                 When::Always | When::OnFailure => {}
             }
         }
-        if restart.budget > 0 {
+        if restart.budget > 0 && end != End::NotStarted {
             if self.spent == 0 || now.saturating_sub(self.since) > restart.within_ms {
                 (self.spent, self.since) = (0, now);
             }
@@ -145,7 +156,7 @@ mod tests {
 
     fn pauses(restart: &Restart, count: usize) -> Vec<Next> {
         let mut failures = Failures::default();
-        (0..count).map(|_| failures.next(restart, 0, None)).collect()
+        (0..count).map(|_| failures.next(restart, 0, End::NotReady)).collect()
     }
 
     #[test]
@@ -170,11 +181,21 @@ mod tests {
     fn the_budget_counts_within_its_time() {
         let restart = Restart { budget: 3, within_ms: 1000, ..Restart::default() };
         let mut failures = Failures::default();
-        let mut at = |now| failures.next(&restart, now, None);
+        let mut at = |now| failures.next(&restart, now, End::NotReady);
         assert_eq!([at(0), at(500)], [Next::Now, Next::Later(100)]);
         // More than a second after the first one.
         assert_eq!([at(1001), at(1002)], [Next::Later(200), Next::Later(400)]);
         assert_eq!(at(2001), Next::Never(Rest::Failed));
+    }
+
+    #[test]
+    fn what_the_machine_lacks_costs_a_pause_and_no_attempt() {
+        let restart = Restart { budget: 2, max_ms: 200, ..Restart::default() };
+        let mut failures = Failures::default();
+        let mut next = |end| failures.next(&restart, 0, end);
+        let pauses = [Next::Now, Next::Later(100), Next::Later(200), Next::Later(200)];
+        assert_eq!(pauses.map(|_| next(End::NotStarted)), pauses);
+        assert_eq!([next(End::NotReady), next(End::NotReady)], [Next::Later(200), Next::Never(Rest::Failed)]);
     }
 
     /// Each policy with each end.
@@ -187,11 +208,11 @@ mod tests {
             [(When::Always, again, again), (When::OnFailure, exited, again), (When::Never, exited, failed)]
         {
             let restart = Restart { when, success: vec![0, 3], ..Restart::default() };
-            let next = |exit| Failures::default().next(&restart, 0, Some(exit));
+            let next = |exit| Failures::default().next(&restart, 0, End::Died(exit));
             assert_eq!(success.map(next), [after_success; 2], "{when:?}");
             assert_eq!(failure.map(next), [after_failure; 3], "{when:?}");
             // A start that fails has not died.
-            assert_eq!(Failures::default().next(&restart, 0, None), again, "{when:?}");
+            assert_eq!(Failures::default().next(&restart, 0, End::NotReady), again, "{when:?}");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::table::{self, wrapped};
 use super::{Json, ask};
 use crate::config::{self, Dirs, Mode, Service, parse_duration_word_ms};
 use crate::control;
-use crate::control::api::{Request, Response, State};
+use crate::control::api::{Request, Response};
 use crate::doctor::{Compatibility, Diagnosis, Finding, Settings, examine};
 
 const EXAMPLES: &str = "\
@@ -118,7 +118,7 @@ fn bytes_of(text: &str) -> Vec<u8> {
 /// Whether the service runs, or may be started at any time. `None` if no daemon answers.
 fn ask_daemon(service: &Service, dirs: &Dirs) -> Option<bool> {
     match ask(dirs, &Request::Status(service.name.clone())) {
-        Ok(Response::Status(status)) => Some(!matches!(status.state, State::Stopped | State::Failed)),
+        Ok(Response::Status(status)) => Some(!status.state.is_at_rest()),
         _ => None,
     }
 }

@@ -123,7 +123,8 @@ fn escaped(text: &str, escape: fn(char) -> String) -> String {
 pub(super) fn terminal_width() -> Option<usize> {
     let shown = terminal::width(io::stdout()).map(usize::from);
     let from_environment = || std::env::var("COLUMNS").ok()?.parse().ok();
-    shown.filter(|columns| *columns > 0).or_else(from_environment)
+    // Wider is no terminal.
+    shown.or_else(from_environment).filter(|columns| (1..=10_000).contains(columns))
 }
 
 /// Colours, if wanted.

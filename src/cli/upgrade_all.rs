@@ -13,7 +13,7 @@ use super::output::{Output, note, one_line};
 use super::rollout::Rollout;
 use super::{list, operation};
 use crate::config::{self, Dirs};
-use crate::control::api::{Claims, Ending, Outcome, Progress, Request, Response, State, Upgrade};
+use crate::control::api::{Claims, Ending, Outcome, Progress, Request, Response, Upgrade};
 use crate::control::{Client, ClientError, Kind};
 
 /// A message of one of the upgrades.
@@ -92,7 +92,7 @@ fn order(
         return Err(Failure::invalid(message, "To see all of them: handoff check"));
     }
     let (stopped, running): (Vec<_>, Vec<_>) =
-        running.into_iter().partition(|status| matches!(status.state, State::Stopped | State::Failed));
+        running.into_iter().partition(|status| status.state.is_at_rest());
     for status in stopped {
         passed_over(&status.service, status.state.as_str(), out);
         sum.passed_over.push(status.service);

@@ -27,6 +27,11 @@ pub enum State {
 }
 
 impl State {
+    /// Whether the service has no process, and none follows by itself.
+    pub fn is_at_rest(self) -> bool {
+        matches!(self, State::Stopped | State::Failed | State::Exited)
+    }
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

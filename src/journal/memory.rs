@@ -98,7 +98,7 @@ impl Journal {
     /// differ from that. Changes nothing on error.
     pub fn begin_anew(&mut self, mut fresh: Journal) -> Result<(), JournalError> {
         if self.salvaged != Standing::default() {
-            fresh.append(Fact::Snapshot(Box::new(self.salvaged.clone())))?;
+            append_standing(&mut fresh, &self.salvaged)?;
         }
         *self = fresh;
         Ok(())
@@ -107,12 +107,17 @@ impl Journal {
     /// Continues in the file that was opened again. Stores the standing from memory in it, if the file has none.
     pub fn take_file(&mut self, mut opened: Journal) -> Result<(), JournalError> {
         if opened.standing == Standing::default() && self.standing != Standing::default() {
-            opened.append(Fact::Snapshot(Box::new(self.standing.clone())))?;
+            append_standing(&mut opened, &self.standing)?;
         }
         opened.file = self.file + 1;
         *self = opened;
         Ok(())
     }
+}
+
+fn append_standing(journal: &mut Journal, standing: &Standing) -> Result<(), JournalError> {
+    journal.append(Fact::Snapshot(Box::new(standing.clone())))?;
+    standing.beside_snapshot().try_for_each(|fact| journal.append(fact))
 }
 
 /// The standing in a read-only journal. Blocks.

@@ -42,14 +42,14 @@ fn a_journal_of_an_earlier_format_is_taken_over() {
     let standing = journal.standing().clone();
     drop(journal);
     let mut bytes = std::fs::read(&path).unwrap();
-    assert_eq!(bytes[8..12], [2, 0, 0, 0]);
+    assert_eq!(bytes[8..12], [3, 0, 0, 0]);
     bytes[8] = 1;
     std::fs::write(&path, &bytes).unwrap();
     let mut journal = Journal::open(&path).unwrap();
     assert_eq!((journal.standing(), journal.latched()), (&standing, None));
     assert_eq!(
         std::fs::read(&path).unwrap()[8..12],
-        [2, 0, 0, 0],
+        [3, 0, 0, 0],
         "an earlier version refuses it from now on"
     );
     upgrade(&mut journal, 2);

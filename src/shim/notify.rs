@@ -48,7 +48,12 @@ impl Notify {
             .map_err(|errno| error(path.as_os_str(), errno.into()))?;
         // A program of root may give up its privileges first, and must reach the socket then.
         let is_shut_off = real_user() == 0 && !path.ancestors().skip(2).all(is_passable);
-        let kind = if is_shut_off { NotifySocket::Abstract } else { kind };
+        let kind = if is_shut_off && kind == NotifySocket::Path {
+            log_line!("other users cannot reach {}: READY=1 is expected at an abstract name", path.display());
+            NotifySocket::Abstract
+        } else {
+            kind
+        };
         let (variable, path) = match kind {
             NotifySocket::Path => {
                 bind_for_all(&socket, path).map_err(|source| own::own_error(path, "made", &source))?;

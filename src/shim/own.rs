@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use handoff_protocol::reason::OWN_FILE;
+
 use super::listeners::check_sides;
 use super::shim_config::ShimConfig;
 use crate::keeper::LOG_PREFIX;
@@ -33,9 +35,6 @@ pub(super) fn look_at_files(config: &ShimConfig) -> Result<(), String> {
     check_sides(&config.shared_dir)
 }
 
-/// Prefix of a clause about such a file.
-const BEGIN: &str = "handoff's own file ";
-
 /// A clause for a person: the file, the cause, and the file system that holds it.
 pub(super) fn own_error(path: &Path, what: &str, error: &io::Error) -> String {
     use io::ErrorKind::{
@@ -57,12 +56,12 @@ pub(super) fn own_error(path: &Path, what: &str, error: &io::Error) -> String {
 }
 
 fn describe_error(path: &Path, what: &str, error: &dyn Display) -> String {
-    format!("{BEGIN}{} cannot be {what}: {error}", path.display())
+    format!("{OWN_FILE}{} cannot be {what}: {error}", path.display())
 }
 
 /// Whether a message of a shim is about such a file, not about its program.
 pub(crate) fn is_own_error(message: &str) -> bool {
-    message.starts_with(BEGIN)
+    message.starts_with(OWN_FILE)
 }
 
 /// A file system, its device, and its mount point.

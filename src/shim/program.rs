@@ -25,7 +25,7 @@ use crate::sys::errno::Errno;
 use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::{ADOPT_VARIABLE, CHANNEL_VARIABLE};
 use crate::sys::own_process::adopt_orphans;
-use crate::sys::process::{Exit, ProcessId, Signal, is_busy, is_frozen, is_stopped, is_traced, tree_of};
+use crate::sys::process::{Exit, ProcessId, Signal, is_busy, is_frozen, is_stopped, tracer_of, tree_of};
 use crate::sys::reaping::reap_any;
 use crate::sys::signals::send;
 
@@ -62,6 +62,8 @@ pub(super) struct ProgramState {
     has_failed: bool,
     /// This shim has requested the end.
     is_unwanted: bool,
+    /// It does not get ready because a debugger has stopped it.
+    pub(super) is_held_by_debugger: bool,
     /// It is held in its first bind, or will be.
     pub(super) is_held: bool,
     /// When its end was requested, and when it may be killed.
@@ -190,6 +192,8 @@ impl Program {
 
     /// Records the pid for the daemon, and for the next shim of this service.
     fn note_pid(&self, pid: u32) {
+        static WRITING: Mutex<()> = Mutex::new(());
+        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.config.own_path.with_extension(super::PID);
         let beside = path.with_extension(super::NEXT_PID);
         // The daemon may read it at any time.
@@ -251,14 +255,16 @@ impl Program {
         self.tree().into_iter().any(is_busy)
     }
 
-    /// Its processes that are stopped, by a signal or a debugger.
+    /// Its processes that are stopped, by a signal or a debugger that is not part of it.
     pub(super) fn frozen(&self) -> Vec<u32> {
-        self.tree().into_iter().filter(|pid| is_frozen(*pid)).collect()
+        let tree = self.tree();
+        let is_own = |pid: u32| tracer_of(pid).is_some_and(|tracer| tree.contains(&tracer));
+        tree.iter().copied().filter(|pid| is_frozen(*pid) && !is_own(*pid)).collect()
     }
 
-    /// Whether a debugger has stopped a process of it.
+    /// Whether it does not get ready because a debugger has stopped it.
     pub(super) fn is_held_by_debugger(&self) -> bool {
-        self.tree().into_iter().any(|pid| is_frozen(pid) && is_traced(pid))
+        self.known().is_held_by_debugger
     }
 
     /// Notifies it of the drain, if it is configured for that.

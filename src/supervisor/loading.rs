@@ -336,6 +336,10 @@ impl Daemon {
                 tracing::error!(service = %service.name, "{problem}");
             }
             service.sweep_store();
+            if service.journal.standing().reverted {
+                // An earlier daemon may not have come to it.
+                service.note_undone();
+            }
             service.note_generation();
             service.adjust_path_watch();
         });

@@ -417,6 +417,13 @@ impl Service {
     pub(super) fn not_running(&self) -> Error {
         let error = Error::not_running(&self.name);
         match self.journal.refused() {
+            None if self.has_failed() => {
+                let hint = format!(
+                    "It has failed. To run another version: handoff installed {0} PATH, then handoff start {0}",
+                    self.name
+                );
+                Error { hint, ..error }
+            }
             None => error,
             Some(cause) => {
                 let Error { message, hint, .. } = unusable(&self.name, cause, self.journal.is_damaged());

@@ -155,6 +155,13 @@ pub fn is_frozen(pid: u32) -> bool {
     is_stopped(pid) && states_of(pid).any(|state| matches!(state, 'T' | 't'))
 }
 
+/// The process that traces this one (ptrace(2)).
+pub fn tracer_of(pid: u32) -> Option<u32> {
+    let status = read_at_once(&format!("/proc/{pid}/status")).ok()?;
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+    tracer.trim().parse().ok().filter(|tracer| *tracer != 0)
+}
+
 /// Whether a debugger has stopped a thread of a process.
 pub fn is_traced(pid: u32) -> bool {
     states_of(pid).any(|state| state == 't')

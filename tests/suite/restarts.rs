@@ -93,6 +93,7 @@ fn a_failure_is_followed_by_a_start_unless_the_file_says_never() {
     for _ in 0..2 {
         let status = ending.rests(State::Failed);
         assert_eq!(status.last_exit, Some(Exit { code: None, signal: Some(9) }));
+        assert!(status.problem.unwrap().contains("not started again"));
         ending.restart_daemon();
     }
 }
@@ -143,4 +144,5 @@ fn an_end_that_no_daemon_saw_counts_as_well() {
     ending.rig.start_daemon();
     let problem = ending.rests(State::Failed).problem.unwrap();
     assert!(problem.contains("While no daemon was there") && problem.contains("never"), "{problem}");
+    assert!(TcpStream::connect(ending.address).is_err(), "no client waits for nothing");
 }

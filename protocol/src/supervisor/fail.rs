@@ -11,7 +11,7 @@ use super::{
 use crate::deadline::Deadline;
 use crate::message::{Abort, Mode, Resume, Stage, ToService};
 use crate::reason::{Exit, Reason, Role};
-use crate::restart::{Failures, Next};
+use crate::restart::{End, Failures, Next};
 
 impl Supervisor {
     /// Rolls back the current handoff. The first reason counts.
@@ -147,22 +147,28 @@ impl Supervisor {
     /// Neither an incumbent nor a successor is left. `died`: how a process that served has ended, if that is the cause.
     pub(super) fn restart_or_stop(&mut self, at: Moment, died: Option<Exit>, out: &mut Vec<Action>) {
         if !self.wanted {
-            return self.ended(out);
+            return self.ended(at, out);
         }
         match (self.handoff.target, self.answer.reason().cloned()) {
             // Returning to the last good version is not a repeated attempt: no pause.
             (Target::Candidate, Some(_)) => self.spawn(at, Target::Committed, out),
             (_, reason) => {
-                if let Some(reason) = reason {
+                if let Some(reason) = reason.clone() {
                     self.report(Outcome::Failed(reason), out);
                 }
-                self.start_again(at, died, out);
+                self.start_again(at, died, reason, out);
             }
         }
     }
 
-    fn start_again(&mut self, at: Moment, died: Option<Exit>, out: &mut Vec<Action>) {
-        match self.failures.next(&self.policy.restart, at.now, died) {
+    /// `reason`: why a start has failed, if that is the cause.
+    fn start_again(&mut self, at: Moment, died: Option<Exit>, reason: Option<Reason>, out: &mut Vec<Action>) {
+        let end = match (died, &reason) {
+            (Some(exit), _) => End::Died(exit),
+            (None, Some(reason)) if !reason.blames_program() => End::NotStarted,
+            (None, _) => End::NotReady,
+        };
+        match self.failures.next(&self.policy.restart, at.now, end) {
             Next::Now => {
                 self.phase = Phase::Backoff;
                 self.spawn(at, Target::Committed, out);
@@ -178,18 +184,20 @@ impl Supervisor {
                 out.push(Action::Rest(rest, died));
                 // An upgrade that is committed may still wait for the end of its old process.
                 self.answer.is_awaited |= self.outgoing.is_some_and(|outgoing| outgoing.reports);
-                if let Some(exit) = died {
-                    self.report(Outcome::Failed(Reason::Ended(exit)), out);
-                }
-                self.ended(out);
+                let reason = reason.unwrap_or(Reason::Ended(died.unwrap_or(Exit::Unknown)));
+                self.report(Outcome::Failed(reason), out);
+                self.ended(at, out);
             }
         }
     }
 
-    /// No process follows. A replaced one may still be leaving.
-    fn ended(&mut self, out: &mut Vec<Action>) {
+    /// No process follows. A replaced one may still be leaving, and clients wait for that.
+    pub(super) fn ended(&mut self, at: Moment, out: &mut Vec<Action>) {
         match self.outgoing {
-            Some(_) => self.phase = Phase::Stopping,
+            Some(_) => {
+                self.phase = Phase::Stopping;
+                self.hurry_outgoing(at, out);
+            }
             None => self.stopped(out),
         }
     }

@@ -365,7 +365,7 @@ impl Supervisor {
         if self.answer.is_awaited {
             self.handoff.target = Target::Candidate;
         }
-        if matches!(left.incumbent, Observation::Serving | Observation::Waiting) {
+        if self.wanted && matches!(left.incumbent, Observation::Serving | Observation::Waiting) {
             self.handoff.probation_ms = self.policy.probation_ms;
         }
         self.steer_forward(out);

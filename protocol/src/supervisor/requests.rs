@@ -55,26 +55,26 @@ impl Supervisor {
                 self.wanted = false;
                 self.answer.is_awaited = true;
                 self.end_probation(at, out);
-                if let Some(outgoing) = &mut self.outgoing {
-                    outgoing.reports = false;
-                }
+                self.hurry_outgoing(at, out);
             }
             // The replaced process leaves first; the request that waits for it gets the result of the stop.
             Phase::Serving if self.outgoing.is_some() => {
-                self.wanted = false;
                 self.answer.is_awaited = true;
-                self.hurry_outgoing(at, out);
+                // A second request does not prolong what the first one has granted.
+                if core::mem::take(&mut self.wanted) {
+                    self.hurry_outgoing(at, out);
+                }
             }
             Phase::Serving => {
                 self.wanted = false;
                 self.answer.is_awaited = true;
                 self.end_service(at, out);
             }
-            Phase::Backoff if self.outgoing.is_none() => {
+            Phase::Backoff => {
                 self.wanted = false;
                 out.push(Action::Disarm(Deadline::Backoff));
                 self.answer.is_awaited = true;
-                self.stopped(out);
+                self.ended(at, out);
             }
             // A hanging start must not prevent a user from ending it.
             Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing
@@ -82,12 +82,14 @@ impl Supervisor {
             {
                 self.wanted = false;
                 self.answer.is_awaited = true;
+                self.hurry_outgoing(at, out);
                 self.fail(at, Reason::Cancelled, out);
             }
             // The failed process is leaving, and nothing follows it.
             Phase::Reaping if self.incumbent == Incumbent::Absent => {
                 self.wanted = false;
                 self.answer.is_awaited = true;
+                self.hurry_outgoing(at, out);
             }
             Phase::Stopped => out.push(Action::Refuse(Refusal::NotRunning)),
             phase => out.push(Action::Refuse(Refusal::Busy(phase))),

@@ -203,6 +203,9 @@ impl Supervisor {
         self.successor = Successor::Absent;
         self.phase = Phase::Serving;
         self.serving_since = at.now;
+        if self.handoff.target == Target::Candidate {
+            self.failures = Failures::default();
+        }
         if !core::mem::take(&mut self.handoff.skips_commit) {
             out.push(Action::ToIncumbent(self.handoff.id, ToService::Commit(Commit {})));
         }

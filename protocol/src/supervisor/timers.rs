@@ -142,6 +142,7 @@ impl Supervisor {
     pub fn grant_ms(&self, now: Millis) -> Millis {
         let rest = match self.phase {
             Phase::Stopping => 0,
+            _ if !self.wanted => 0,
             _ => self.handoff.drain_grace_ms.saturating_sub(now.saturating_sub(self.drain_began)),
         };
         rest.saturating_add(self.policy.stop_grace_ms)

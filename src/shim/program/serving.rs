@@ -56,8 +56,9 @@ impl Program {
         }
         let found = self.receivers().into_iter().find(|pid| !(is_zombie(*pid) && has_ended(*pid)));
         let Some((pid, pidfd)) = found.and_then(|pid| Some((pid, pidfd_open(pid).ok()?))) else {
-            // Between two processes of a program that daemonizes.
-            std::thread::sleep(TICK);
+            // Between two processes of a program that daemonizes; or its processes are out of reach.
+            std::thread::sleep(*pause / 25);
+            *pause = (2 * *pause).min(SEARCH_INTERVAL_MAX);
             return ControlFlow::Continue(());
         };
         {
@@ -114,7 +115,7 @@ impl Program {
     /// the program has. Otherwise it was seen to wait for clients, or to have one.
     pub(super) fn serves_itself(&self, pid: u32) -> bool {
         if !self.known().has_inherited {
-            return true;
+            return !self.has_passed_on(pid);
         }
         let Some(place) = place_of(pid) else { return false };
         let process = (pid, place.start_ticks);
@@ -130,6 +131,14 @@ impl Program {
             self.known().servers.insert(process);
         }
         serves
+    }
+
+    /// Whether a process that has bound a listener only waits for the end of a child that serves there: a launcher.
+    fn has_passed_on(&self, pid: u32) -> bool {
+        let sockets = self.known().listeners.clone();
+        let waits = |pid: u32| awaits_clients(pid, &sockets);
+        let children = self.tree().into_iter().filter(|child| parent_of(*child) == Some(pid));
+        !waits(pid) && children.into_iter().any(waits) && !self.has_client(pid)
     }
 
     /// Whether a process has a connection of a client.

@@ -10,6 +10,7 @@ use crate::shim::frozen::{self, FrozenProcesses};
 use crate::shim::idle_period::{IdlePeriod, RESTS_FOR, ResourceUsage};
 use crate::shim::program::ProgramState;
 use crate::shim::unmatched::Mismatch;
+use crate::sys::process::is_traced;
 
 /// Polling interval.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -101,7 +102,9 @@ impl Runner {
     /// An error if one of these stopped processes has been so for the whole lease.
     fn look_whether_frozen(&self, frozen: &mut FrozenProcesses, stopped: &[u32]) -> Result<(), String> {
         let lease = self.config.lease;
-        frozen.look(Instant::now(), stopped, lease).map_or(Ok(()), |pid| Err(frozen::told(pid, lease)))
+        let Some(pid) = frozen.look(Instant::now(), stopped, lease) else { return Ok(()) };
+        self.program.learn(|known| known.is_held_by_debugger = is_traced(pid));
+        Err(frozen::told(pid, lease))
     }
 
     /// What the program has bound in place of a listener, and the number of such bound addresses.

@@ -17,6 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use handoff_protocol::restart::When;
 use handoff_protocol::supervisor::Phase;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
@@ -325,8 +326,10 @@ impl Service {
             waiting.contains(&listener.address) && at.is_some_and(|at| left.received.contains(&at))
         };
         let over = self.incumbent_main_exit();
-        let is_early = over.is_none() && left.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_PAUSE);
-        if is_early || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
+        let is_early = left.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_PAUSE);
+        // A main process that has ended is followed by what its service file says, when the rest has ended as well.
+        let rests = over.is_some() && self.config.restart.when != When::Always;
+        if is_early || rests || !self.is_open_to_upgrades() || !self.config.listeners.iter().any(was_taken) {
             return;
         }
         tracing::warn!(%address, "clients wait where the program has left its listener; it is restarted");

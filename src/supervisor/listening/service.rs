@@ -85,6 +85,14 @@ impl Service {
         self.shared.keeper.drop_prefix(&prefix);
     }
 
+    /// Closes the listeners that an earlier daemon has left: nothing runs that would serve there.
+    pub(in crate::supervisor) fn close_left_listeners(&mut self) {
+        self.restore_listeners(true);
+        if self.listening.is_some() {
+            self.close_listeners();
+        }
+    }
+
     /// Restores the listeners of this service that the keeper holds, if any. New connections go to the newest slot,
     /// or to the oldest one.
     pub(in crate::supervisor) fn restore_listeners(&mut self, newest: bool) {

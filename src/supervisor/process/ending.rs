@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Grant, ToService};
 use handoff_protocol::reason::Reason;
+use handoff_protocol::restart::When;
 use handoff_protocol::supervisor::Phase;
 
 use super::{Process, ProcessRole};
@@ -170,9 +171,12 @@ impl Service {
         let process = self.processes.incumbent()?;
         let how = self.main_exit(process)?;
         let left = tree_of(process.pid()).into_iter().filter(|pid| *pid != process.pid()).collect();
+        let then = match self.config.restart.when {
+            When::Always => "then the service is started again",
+            When::OnFailure | When::Never => "then `restart` in its service file decides",
+        };
         Some(format!(
-            "The main {how}. What is left of the program has its stop signal, and up to {} to end; then the service is started \
-             again: process {}.",
+            "The main {how}. What is left of the program has its stop signal, and up to {} to end; {then}: process {}.",
             format_duration_ms(self.config.stop_grace_ms),
             shim::named(&left)
         ))

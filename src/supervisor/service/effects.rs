@@ -268,14 +268,16 @@ impl Service {
             return Error::new(Kind::StorageFailed, message, hint);
         }
         let text = self.problems.with_lock(reason.to_string());
-        let message = format!("Service {:?} could not be started: {text}.", self.name.as_str());
-        let (message, hint) = match self.end_try(false) {
-            Some(tried) => {
-                let what = format!("{message} That was {}, which is given up.", tried.display());
-                (what, format!("What ran before is started; see: handoff logs {}", self.name))
+        let mut message = format!("Service {:?} could not be started: {text}.", self.name.as_str());
+        let next = match (self.end_try(false), self.machine.is_wanted()) {
+            (Some(tried), is_wanted) => {
+                message.push_str(&format!(" That was {}, which is given up.", tried.display()));
+                if is_wanted { "What ran before is started" } else { "It is not tried again" }
             }
-            None => (message, format!("It is tried again; see: handoff logs {}", self.name)),
+            (None, true) => "It is tried again",
+            (None, false) => "It is not tried again",
         };
+        let hint = format!("{next}; see: handoff logs {}", self.name);
         let hint = self.adapter_hint(reason).unwrap_or(hint);
         let kind = if matches!(reason, Reason::Spawn(_)) { Kind::SpawnFailed } else { Kind::ServiceDown };
         Error::new(kind, message, hint)

@@ -34,7 +34,7 @@ impl Service {
         let event = match (place, said) {
             (ProcessRole::Incumbent, ProcessEvent::Message(id, message, fds)) => {
                 self.processes.hold_fds(fds);
-                if matches!(message, FromService::Resumed(_)) {
+                if matches!(message, FromService::Resumed(_)) && !self.machine.resume_is_over() {
                     self.operations.timeline_mut().gap_ends();
                     self.processes.incumbent().into_iter().for_each(Process::not_asked_to_end);
                 }

@@ -173,7 +173,9 @@ impl Service {
 
     /// Carries out the actions of one step.
     pub(in crate::supervisor) fn carry_out(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
-        if self.machine.is_wanted() != self.journal.standing().wanted {
+        // A rest says so itself, and why.
+        let rests = actions.iter().any(|action| matches!(action, Action::Rest(..)));
+        if !rests && self.machine.is_wanted() != self.journal.standing().wanted {
             self.note(Fact::Wanted { up: self.machine.is_wanted() });
         }
         let handoff = self.machine.handoff();
@@ -237,7 +239,8 @@ impl Service {
             _ if self.processes.incumbent().is_none() => ServiceActivity::Starts,
             _ => ServiceActivity::Serves,
         };
-        self.problems.text(activity)
+        // The daemon that saw it fail may be gone.
+        self.problems.text(activity).or_else(|| self.has_failed().then(|| self.rest_text()))
     }
 
     /// The handoff in progress, or the last one, if there was one.

@@ -134,14 +134,12 @@ impl Service {
         let ended = has_ended.then(|| self.note_end_of_current()).flatten();
         let roles = roles(&standing, living);
         if roles.is_empty() && standing.attempt.is_none() {
-            if let Some(rest) = ended.and_then(|exit| self.rest_after(exit)).filter(|_| wanted) {
+            let rest = ended.and_then(|exit| self.rest_after(exit)).filter(|_| wanted);
+            if rest.is_some() || ended.is_none() || !wanted {
                 self.recall_attempts(None);
-                self.comes_to_rest(rest, ended);
-                return true;
-            }
-            if ended.is_none() || !wanted {
-                self.recall_attempts(None);
-                return false;
+                self.close_left_listeners();
+                rest.into_iter().for_each(|rest| self.comes_to_rest(rest, ended));
+                return rest.is_some();
             }
         }
         crash_point!("supervisor/recovery/looked");

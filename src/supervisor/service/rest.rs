@@ -2,7 +2,7 @@
 
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::Fact;
-use handoff_protocol::restart::{Failures, Next, Rest, When};
+use handoff_protocol::restart::{End, Failures, Next, Rest, When};
 use tokio::task::spawn_local;
 
 use super::Service;
@@ -31,7 +31,7 @@ impl Service {
 
     /// Whether a process that ended under no daemon is followed by none. After a reboot, which ended all, it is.
     pub(super) fn rest_after(&self, exit: Exit) -> Option<Rest> {
-        let next = Failures::default().next(&self.config.restart, 0, Some(exit));
+        let next = Failures::default().next(&self.config.restart, 0, End::Died(exit));
         match next {
             Next::Never(rest) if self.shared.was_lost => Some(rest),
             Next::Never(_) | Next::Now | Next::Later(_) => None,
@@ -39,19 +39,24 @@ impl Service {
     }
 
     /// Why the service is not started again. Sentences.
-    fn rest_text(&self) -> String {
+    pub(super) fn rest_text(&self) -> String {
         let restart = &self.config.restart;
+        let died = matches!(self.journal.standing().rest, Some((_, Some(_))));
         let why = match restart.when {
-            When::Never => {
+            When::Never if died => {
                 "It is not started again, as its service file says (restart = \"never\")".to_owned()
             }
-            When::Always | When::OnFailure => format!(
+            _ => format!(
                 "It has ended or failed to start {} times within {}, so it is not started again",
                 restart.budget,
                 format_duration_ms(restart.within_ms)
             ),
         };
-        format!("{why}; when the cause is gone: handoff start {}.", self.name)
+        format!(
+            "{why}. When the cause is gone: handoff start {0}. To run another version: handoff installed {0} PATH, then handoff \
+             start {0}.",
+            self.name
+        )
     }
 
     /// How the last process that served has ended, as far as this daemon knows.

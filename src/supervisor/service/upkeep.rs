@@ -68,7 +68,7 @@ impl Service {
         tracing::info!("the journal takes records again");
         self.problems.journal_repaired();
         // A machine that has not begun anything knows less than a journal that was not read before.
-        if self.handoff().is_some() {
+        if self.handoff().is_some() && self.machine.is_wanted() != self.journal.standing().wanted {
             self.note(Fact::Wanted { up: self.machine.is_wanted() });
         }
         if was_refused {

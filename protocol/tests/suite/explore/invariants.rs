@@ -360,15 +360,16 @@ pub fn may_retire(world: &World) -> Checked {
     )
 }
 
-/// A process that is lost, leaves already or cannot be reached is no standby. And no process stands by for one that
-/// cannot be reached.
+/// A process that is lost, leaves already or cannot be reached is no standby. No process stands by for one that cannot
+/// be reached, or in a service that is to stop.
 pub fn must_stand_by(world: &World, model: &Model, replaced: Option<usize>) -> Checked {
     let healthy = |at: usize| world.process(at).is_healthy() && world.process(at).is_entitled();
     let reached = world.roles.incumbent.is_some_and(|at| {
         let process = world.process(at);
         process.line().up && !process.mute && !process.babbled
     });
-    let expected = model.trial.has_probation() && replaced.is_some_and(healthy) && reached;
+    let expected =
+        model.trial.has_probation() && replaced.is_some_and(healthy) && reached && world.machine.is_wanted();
     hold(!expected || world.machine.is_on_probation(), "with a probation a replaced process stands by")
 }
 

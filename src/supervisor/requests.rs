@@ -413,25 +413,6 @@ impl Service {
 }
 
 impl Service {
-    /// The error of an operation that needs a running service. While the state cannot be used, a start does not help.
-    pub(super) fn not_running(&self) -> Error {
-        let error = Error::not_running(&self.name);
-        match self.journal.refused() {
-            None if self.has_failed() => {
-                let hint = format!(
-                    "It has failed. To run another version: handoff installed {0} PATH, then handoff start {0}",
-                    self.name
-                );
-                Error { hint, ..error }
-            }
-            None => error,
-            Some(cause) => {
-                let Error { message, hint, .. } = unusable(&self.name, cause, self.journal.is_damaged());
-                Error { message: format!("{} {message}", error.message), hint, ..error }
-            }
-        }
-    }
-
     /// What the user should know now.
     fn shown_problem(&self) -> Option<String> {
         let usual = self

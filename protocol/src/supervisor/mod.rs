@@ -49,6 +49,7 @@ mod phase;
 mod probation;
 mod recover;
 mod requests;
+mod restarting;
 mod retire;
 mod step;
 mod timers;

@@ -2,6 +2,7 @@
 
 mod logs;
 mod support;
+mod selection;
 mod words;
 
 use std::io::Read;

@@ -25,6 +25,7 @@ mod pin;
 mod restart;
 mod rollback;
 mod rollout;
+mod selection;
 mod sentence;
 mod standard_error;
 mod start;

@@ -1,11 +1,11 @@
 //! `handoff status`.
 
-use handoff_protocol::ids::ServiceName;
 use handoff_protocol::message::Mode;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, Style, one_line};
+use super::selection::{self, Wanted};
 use super::table::wrapped;
 use super::{Json, ask, human, list, sentence};
 use crate::config::Dirs;
@@ -15,24 +15,34 @@ const EXAMPLES: &str = "\
 Examples:
   handoff status               all services
   handoff status s3            one service
+  handoff status 'web-*'       all with such a name
   handoff status s3 --json | jq -r .state";
 
 /// Show what a service does, and how its last upgrade ended
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Only this service
-    service: Option<ServiceName>,
+    /// Only these services: names, or patterns such as 'web-*'
+    #[arg(value_name = "SERVICE")]
+    services: Vec<Wanted>,
     #[command(flatten)]
     pub(super) json: Json,
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let Some(service) = &arguments.service else { return all(dirs, out) };
-    match ask(dirs, &Request::Status(service.clone()))? {
-        Response::Status(status) if out.is_json() => out.object(&status),
-        Response::Status(status) => out.line(describe(&status, Style::of_stdout())),
-        other => unreachable!("the client reads only a status as the answer to status: {other:?}"),
+    if arguments.services.is_empty() {
+        return all(dirs, out);
+    }
+    let selected = selection::resolve(&arguments.services, dirs)?;
+    for (index, service) in selected.into_iter().enumerate() {
+        match ask(dirs, &Request::Status(service))? {
+            Response::Status(status) if out.is_json() => out.object(&status),
+            Response::Status(status) => {
+                let space = if index > 0 { "\n" } else { "" };
+                out.line(format!("{space}{}", describe(&status, Style::of_stdout())));
+            }
+            other => unreachable!("the client reads only a status as the answer to status: {other:?}"),
+        }
     }
     Ok(Exit::Done)
 }

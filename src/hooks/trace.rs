@@ -108,6 +108,7 @@ impl Drop for Trace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::process::has_ended;
     use std::os::unix::process::CommandExt;
 
     #[test]
@@ -125,12 +126,10 @@ mod tests {
         trace(&mut command, file);
         assert!(command.status().unwrap().success());
         drop(command);
-        let pid = fs::read_to_string(&pid).unwrap();
-        let lives =
-            || fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|it| !it.is_empty());
-        assert!(lives(), "it has left its group");
+        let pid = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        assert!(!has_ended(pid), "it has left its group");
         made.end_all();
-        assert!(!lives());
+        assert!(has_ended(pid));
         assert_eq!(fs::read_dir(&traces).unwrap().count(), 0);
     }
 }

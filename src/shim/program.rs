@@ -25,7 +25,9 @@ use crate::sys::errno::Errno;
 use crate::sys::files::raise_files_limit;
 use crate::sys::inherit::{ADOPT_VARIABLE, CHANNEL_VARIABLE};
 use crate::sys::own_process::adopt_orphans;
-use crate::sys::process::{Exit, ProcessId, Signal, is_busy, is_frozen, is_stopped, tracer_of, tree_of};
+use crate::sys::process::{
+    Exit, ProcessId, Signal, is_busy, is_frozen, is_stopped, is_zombie, tracer_of, tree_of,
+};
 use crate::sys::reaping::reap_any;
 use crate::sys::signals::send;
 
@@ -333,6 +335,8 @@ impl Program {
         }
         if let (LifeEvent::Exited(pid, exit), LifeState::Leaving { wanted: false, .. }) = (event, after)
             && before.main() == Some(pid)
+            // Otherwise the file would come after the end of the program, which removes it.
+            && self.tree().into_iter().any(|other| other != pid && !is_zombie(other))
         {
             self.note_main_exit(pid, exit);
         }

@@ -199,7 +199,8 @@ fn while_the_rest_of_a_program_ends_the_end_of_its_main_process_is_reported() {
     let program: u32 = ask(address, "x").unwrap().parse().unwrap();
     signal(program, Signal::SIGKILL);
     let status = wait_for("the end to be reported", || {
-        Some(rig.status("s")).filter(|status| status.problem.is_some())
+        let is_told = |problem: &String| problem.contains("The main process");
+        Some(rig.status("s")).filter(|status| status.problem.as_ref().is_some_and(is_told))
     });
     let problem = status.problem.unwrap();
     assert!(problem.contains(&format!("The main process {program} was ended by signal 9.")), "{problem}");

@@ -63,6 +63,16 @@ impl Restart {
         matches!(exit, Exit::Code(code) if self.success.contains(&code))
     }
 
+    /// Whether a process that served and ended like this is followed by none.
+    pub fn rest_after(&self, exit: Exit) -> Option<Rest> {
+        let is_success = self.is_success(exit);
+        match self.when {
+            When::Never | When::OnFailure if is_success => Some(Rest::Exited),
+            When::Never => Some(Rest::Failed),
+            When::Always | When::OnFailure => None,
+        }
+    }
+
     /// The pause before the restart after this number of restarts in a row. Milliseconds.
     fn pause_ms(&self, in_row: u8) -> Millis {
         match in_row {
@@ -124,13 +134,10 @@ const IN_ROW_MAX: u8 = 32;
 impl Failures {
     /// Decides after the end of the last process.
     pub fn next(&mut self, restart: &Restart, now: Millis, end: End) -> Next {
-        if let End::Died(exit) = end {
-            let is_success = restart.is_success(exit);
-            match restart.when {
-                When::Never | When::OnFailure if is_success => return Next::Never(Rest::Exited),
-                When::Never => return Next::Never(Rest::Failed),
-                When::Always | When::OnFailure => {}
-            }
+        if let End::Died(exit) = end
+            && let Some(rest) = restart.rest_after(exit)
+        {
+            return Next::Never(rest);
         }
         if restart.budget > 0 && end != End::NotStarted {
             if self.spent == 0 || now.saturating_sub(self.since) > restart.within_ms {

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use handoff::control::api::{Request, ServiceStatus, State};
 use handoff::sys::process::{Exit, Signal};
 
-use crate::support::{Rig, ask, free_address, service, signal, wait_for};
+use crate::support::{Rig, ask, ask_over, executable, free_address, service, signal, wait_for};
 
 /// Exits with the code that a client sends. With `fails`, it exits before it listens.
 const PYTHON: &str = r#"
@@ -145,4 +145,47 @@ fn an_end_that_no_daemon_saw_counts_as_well() {
     let problem = ending.rests(State::Failed).problem.unwrap();
     assert!(problem.contains("While no daemon was there") && problem.contains("never"), "{problem}");
     assert!(TcpStream::connect(ending.address).is_err(), "no client waits for nothing");
+}
+
+/// A new daemon opens no other listeners.
+#[test]
+fn a_client_that_waits_for_a_start_is_answered_although_the_daemon_is_lost() {
+    let mut ending = Ending::serve("backoff = { first = \"60s\", max = \"60s\", attempts = 0 }");
+    std::fs::write(ending.rig.path("fails"), "").unwrap();
+    ending.exits(5);
+    ending.rests(State::Backoff);
+    let client = TcpStream::connect(ending.address).unwrap();
+    let mut lost = ending.rig.daemon.take().unwrap();
+    lost.kill().unwrap();
+    lost.wait().unwrap();
+    std::fs::remove_file(ending.rig.path("fails")).unwrap();
+    ending.rig.start_daemon();
+    let pid: u32 = ask_over(client, "x").unwrap().parse().unwrap();
+    assert_eq!(ending.rig.settled("s").pid, Some(pid));
+}
+
+/// The upgrade has not ended it.
+#[test]
+fn a_program_that_exits_during_a_failing_upgrade_is_not_started_again() {
+    let ending = Ending::serve("restart = \"on-failure\"\nmode = \"overlap\"");
+    let bad = ending.rig.path("bad");
+    std::fs::write(
+        &bad,
+        "#!/bin/sh\nwhile test ! -e \"$(dirname \"$0\")/goes\"; do sleep 0.05; done; exit 1\n",
+    )
+    .unwrap();
+    executable(&bad);
+    let outcome = std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| ending.rig.upgrade("s", &bad));
+        wait_for("it to be warming", || {
+            (ending.rig.status("s").phase.as_deref() == Some("warming")).then_some(())
+        });
+        ending.exits(0);
+        wait_for("it to be gone", || ending.rig.status("s").pid.is_none().then_some(()));
+        std::fs::write(ending.rig.path("goes"), "").unwrap();
+        upgrade.join().unwrap()
+    });
+    assert!(outcome.is_err(), "{outcome:?}");
+    let status = ending.rests(State::Exited);
+    assert_eq!(status.last_exit, Some(Exit { code: Some(0), signal: None }));
 }

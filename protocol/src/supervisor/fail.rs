@@ -201,7 +201,7 @@ impl Supervisor {
     }
 
     pub(super) fn incumbent_gone(&mut self, at: Moment, exit: Exit, out: &mut Vec<Action>) {
-        self.incumbent = Incumbent::Absent;
+        let was = core::mem::replace(&mut self.incumbent, Incumbent::Absent);
         match self.phase {
             Phase::Serving if self.is_on_probation() => {
                 self.take_back(at, Reason::Probation(format!("it {exit}")), out)
@@ -223,7 +223,13 @@ impl Supervisor {
             }
             Phase::Resuming => self.reaped(at, out),
             // From now on new clients wait for the successor, not for the dead process.
-            Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing => self.steer_forward(out),
+            Phase::Greeting | Phase::Warming | Phase::Beginning | Phase::Probing => {
+                // One that was asked for something has not ended by itself.
+                if was != Incumbent::Quiesced {
+                    self.handoff.died = Some(exit);
+                }
+                self.steer_forward(out)
+            }
             Phase::Canary => self.commit(at, out),
             Phase::Committing | Phase::Reverting => self.shorten_record_limit(at, out),
             Phase::Recovering | Phase::Reaping | Phase::Stopped | Phase::Backoff | Phase::Stopping => {}

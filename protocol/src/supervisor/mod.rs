@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::deadline::{Millis, Policy};
 use crate::ids::HandoffId;
 use crate::message::Mode;
-use crate::reason::Reason;
+use crate::reason::{Exit, Reason};
 use crate::restart::Failures;
 
 mod action;
@@ -197,6 +197,8 @@ struct Handoff {
     /// The incumbent was late to resume, and SIGTERM was sent.
     resume_is_over: bool,
     lost_commit: LostCommit,
+    /// How the process that served before has ended by itself.
+    died: Option<Exit>,
 }
 
 /// The answer to the request or crash behind the current handoff.
@@ -263,6 +265,7 @@ impl Handoff {
             probation_ms: policy.probation_ms,
             resume_is_over: false,
             lost_commit: LostCommit::None,
+            died: None,
         }
     }
 }

@@ -5,6 +5,9 @@
 //! process of that handoff, and the outgoing process was replaced before it.
 
 mod leaving;
+mod legacy;
+
+pub use legacy::Legacy;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,35 +16,13 @@ use super::{
     Action, Event, Incumbent, Leaving, LostCommit, Moment, Outgoing, Phase, Refusal, Request, Successor,
     Supervisor, Target,
 };
-use crate::deadline::{Deadline, Millis, Policy};
+use crate::deadline::{Deadline, Policy};
 use crate::ids::HandoffId;
 use crate::message::{Adopt, FromService, Mode, Ready, ToService};
 use crate::reason::{Reason, Role};
 use crate::recovery::{Decision, Facts, LastHandoff, Observation, decide};
 use crate::version::VersionRange;
 use leaving::EndingStage;
-
-/// What exists when a supervisor starts. Each process is [`Observation::Gone`], can be [`Observation::Asked`], or is
-/// [`Observation::Unreachable`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Legacy {
-    /// Whether the service is to run.
-    pub wanted: bool,
-    /// What the journal says about the last handoff.
-    pub last_handoff: LastHandoff,
-    /// The handoff in progress, or an unused id. All processes belong to it from now on.
-    pub handoff: HandoffId,
-    /// Whether its end must be reported because a user requested it.
-    pub under_way: bool,
-    /// The rest of its time, if known. Milliseconds.
-    pub left_ms: Option<Millis>,
-    /// The process that served before it.
-    pub incumbent: Observation,
-    /// The successor of that handoff.
-    pub successor: Observation,
-    /// A process that was replaced earlier.
-    pub outgoing: Observation,
-}
 
 /// The state so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,7 +70,7 @@ impl Supervisor {
             serving_since: at.now,
             ..Self::new(mode, policy)
         };
-        (machine.handoff.id, machine.handoff.ends_at) = (handoff, ends_at);
+        (machine.handoff.id, machine.handoff.ends_at, machine.handoff.died) = (handoff, ends_at, left.died);
         // A later query must find the result.
         machine.answer.is_awaited = left.under_way;
         let mut out = Vec::new();
@@ -155,7 +136,12 @@ impl Supervisor {
             Event::FromSuccessor(id, message) => self.answered(at, Role::Successor, id, &message, out),
             Event::FromOutgoing(id, message) => self.on_outgoing(at, id, &message, out),
             Event::HungUp(role) | Event::Garbage(role, _) => self.unheard(at, role, out),
-            Event::IncumbentGone(_) => self.learn(at, Role::Incumbent, Observation::Gone, out),
+            Event::IncumbentGone(exit) => {
+                if matches!(self.found(Role::Incumbent), Observation::Asked | Observation::Serving) {
+                    self.handoff.died = Some(exit);
+                }
+                self.learn(at, Role::Incumbent, Observation::Gone, out)
+            }
             Event::SuccessorGone(_) => self.learn(at, Role::Successor, Observation::Gone, out),
             Event::OutgoingGone => self.outgoing_gone(out),
             Event::OutgoingQuiet(id) => self.outgoing_quiet(at, id, out),

@@ -13,9 +13,11 @@ impl Supervisor {
         if !self.wanted {
             return self.ended(at, out);
         }
+        let died = died.or(self.handoff.died);
+        let rests = died.and_then(|exit| self.policy.restart.rest_after(exit)).is_some();
         match (self.handoff.target, self.answer.reason().cloned()) {
             // Returning to the last good version is not a repeated attempt: no pause.
-            (Target::Candidate, Some(_)) => self.spawn(at, Target::Committed, out),
+            (Target::Candidate, Some(_)) if !rests => self.spawn(at, Target::Committed, out),
             (_, reason) => {
                 if let Some(reason) = reason.clone() {
                     self.report(Outcome::Failed(reason), out);

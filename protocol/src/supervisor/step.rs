@@ -203,6 +203,7 @@ impl Supervisor {
         self.successor = Successor::Absent;
         self.phase = Phase::Serving;
         self.serving_since = at.now;
+        self.handoff.died = None;
         if self.handoff.target == Target::Candidate {
             self.failures = Failures::default();
         }

@@ -85,6 +85,7 @@ fn all_left() -> Vec<Legacy> {
         handoff: id(1),
         under_way: false,
         left_ms: None,
+        died: None,
         incumbent: Observation::Gone,
         successor: Observation::Gone,
         outgoing: Observation::Gone,

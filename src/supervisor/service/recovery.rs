@@ -134,12 +134,13 @@ impl Service {
         let ended = has_ended.then(|| self.note_end_of_current()).flatten();
         let roles = roles(&standing, living);
         if roles.is_empty() && standing.attempt.is_none() {
-            let rest = ended.and_then(|exit| self.rest_after(exit)).filter(|_| wanted);
-            if rest.is_some() || ended.is_none() || !wanted {
-                self.recall_attempts(None);
+            if !wanted {
                 self.close_left_listeners();
-                rest.into_iter().for_each(|rest| self.comes_to_rest(rest, ended));
-                return rest.is_some();
+            }
+            // Clients may wait at the listeners for a start.
+            if ended.is_none() || !wanted {
+                self.recall_attempts(None);
+                return false;
             }
         }
         crash_point!("supervisor/recovery/looked");
@@ -150,6 +151,8 @@ impl Service {
             self.drop_held();
         }
         let left = self.reach_all(&standing, roles, wanted);
+        // A reboot has ended all, and that is no end of their own.
+        let left = Legacy { died: ended.filter(|_| self.shared.was_lost), ..left };
         let handoff = match left.last_handoff {
             LastHandoff::Uncommitted => standing.attempt.as_ref().map(|attempt| attempt.handoff),
             LastHandoff::Committed => standing.current.as_ref().map(|current| current.handoff),
@@ -207,6 +210,7 @@ impl Service {
             handoff: attempt.map_or_else(fresh, |attempt| attempt.handoff),
             under_way,
             left_ms: attempt.and_then(|attempt| attempt.ends).and_then(deadline::left_ms),
+            died: None,
             incumbent: incumbent_found,
             successor: successor_found,
             outgoing: outgoing_found,

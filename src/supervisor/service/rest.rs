@@ -2,7 +2,7 @@
 
 use handoff_protocol::reason::Exit;
 use handoff_protocol::record::Fact;
-use handoff_protocol::restart::{End, Failures, Next, Rest, When};
+use handoff_protocol::restart::{Rest, When};
 use tokio::task::spawn_local;
 
 use super::Service;
@@ -13,6 +13,7 @@ use crate::sys::process;
 impl Service {
     /// The machine does not start the service again.
     pub(in crate::supervisor) fn comes_to_rest(&mut self, rest: Rest, exit: Option<Exit>) {
+        let cause = self.problem_text();
         self.note(Fact::Rest { rest, exit });
         match rest {
             Rest::Exited => {
@@ -20,21 +21,12 @@ impl Service {
                 self.problems.exited();
             }
             Rest::Failed => {
-                let (cause, text) = (self.problem_text(), self.rest_text());
+                let text = self.rest_text();
                 self.problems.not_started_again(text.clone());
                 let all = cause.into_iter().chain([text]).collect::<Vec<_>>().join(" ");
                 tracing::error!("{all}");
                 self.run_failure_command(&all);
             }
-        }
-    }
-
-    /// Whether a process that ended under no daemon is followed by none. After a reboot, which ended all, it is.
-    pub(super) fn rest_after(&self, exit: Exit) -> Option<Rest> {
-        let next = Failures::default().next(&self.config.restart, 0, End::Died(exit));
-        match next {
-            Next::Never(rest) if self.shared.was_lost => Some(rest),
-            Next::Never(_) | Next::Now | Next::Later(_) => None,
         }
     }
 

@@ -137,6 +137,7 @@ impl World {
             handoff: attempt.as_ref().map_or(self.next_id(), |attempt| attempt.handoff),
             under_way: left.is_under_way(model.trial.has_probation()),
             left_ms: None,
+            died: None,
             incumbent: found(incumbent),
             successor: found(successor),
             outgoing: found(outgoing),

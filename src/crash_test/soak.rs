@@ -26,6 +26,7 @@ use super::show::{Interrupt, note};
 use super::workspace::Workspace;
 use super::{Error, Selection, Subject};
 use crate::control::api::{Ending, Request, Response, State};
+use crate::control::{ClientError, Kind};
 use crate::sys::clock::as_ms;
 use crate::sys::process::Signal;
 
@@ -199,7 +200,9 @@ impl Soak<'_> {
                     std::thread::sleep(Duration::from_millis(after_ms.into()));
                     // It has already ended, or is called off. Both are correct.
                     let _ = operator.ask(Request::Cancel(name));
-                    asked.join().map_err(|_| Error::from("the request panicked"))?.map(Some)
+                    let ended = asked.join().map_err(|_| Error::from("the request panicked"))?;
+                    // Called off before the new version was started: there is no outcome.
+                    ended.map(Some).or_else(|error| if was_cancelled(&error) { Ok(None) } else { Err(error) })
                 });
             }
             Operation::ReplaceDaemon | Operation::EndDaemon => {
@@ -228,6 +231,13 @@ impl Soak<'_> {
     }
 }
 
+/// Whether an upgrade was called off before its new version was started. No other version of a soak is refused.
+fn was_cancelled(error: &Error) -> bool {
+    let refused =
+        |error: &ClientError| matches!(error, ClientError::Refused(error) if error.kind == Kind::Rejected);
+    error.downcast_ref().is_some_and(refused)
+}
+
 /// Without a fault, each operation has one correct result. A cancel may come too late.
 fn judge(operation: Operation, answer: Result<Option<Response>, Error>) -> Result<(), Error> {
     let expected: &[Ending] = match operation {
@@ -239,6 +249,7 @@ fn judge(operation: Operation, answer: Result<Option<Response>, Error>) -> Resul
     };
     match answer? {
         Some(Response::Outcome(outcome)) if expected.contains(&outcome.outcome) => Ok(()),
+        None if matches!(operation, Operation::Cancel(_)) => Ok(()),
         other => Err(format!("expected {expected:?}, got {other:?}").into()),
     }
 }

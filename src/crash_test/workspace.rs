@@ -96,8 +96,16 @@ impl Workspace {
         let describe = |entry: std::fs::DirEntry| {
             let name = entry.file_name().to_string_lossy().into_owned();
             match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                // Files in directories are named after processes and handoffs.
-                true => format!("{name}/ ({})", entries(&entry.path()).count()),
+                // Files in directories are named after processes and handoffs, so only their kinds are comparable.
+                true => {
+                    let kind = |entry: std::fs::DirEntry| {
+                        let extension = entry.path().extension().map(|it| it.to_string_lossy().into_owned());
+                        extension.unwrap_or_else(|| "-".to_owned())
+                    };
+                    let mut kinds: Vec<String> = entries(&entry.path()).map(kind).collect();
+                    kinds.sort();
+                    format!("{name}/ ({})", kinds.join(" "))
+                }
                 false => name,
             }
         };

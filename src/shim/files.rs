@@ -176,21 +176,23 @@ pub(crate) fn end_what_is_left(trace: &Path) -> io::Result<BTreeSet<u32>> {
         std::thread::sleep(pause);
         pause = (2 * pause).min(PAUSE_MAX);
     }
-    let _ = fs::remove_file(notify_path(trace));
-    for extension in [
-        super::PID,
-        super::NEXT_PID,
-        super::WAITS,
-        super::REFUSED,
-        super::DRAINS,
-        super::MAIN_EXIT,
-        super::SIDE,
-        FIRST,
-    ] {
-        let _ = fs::remove_file(trace.with_extension(extension));
+    remove_files(&trace.with_extension(""));
+    Ok(BTreeSet::new())
+}
+
+/// Removes the files of a shim, complete or not, of whose program nothing is left. Keeps its socket, and its reports,
+/// which the daemon takes. The trace is the last: while it exists, the daemon looks for the others.
+pub(super) fn remove_files(own: &Path) {
+    let _ = fs::remove_file(notify_path(own));
+    let trace = own.with_extension(super::TRACE);
+    let entries = own.parent().and_then(|directory| fs::read_dir(directory).ok());
+    for path in entries.into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let is_own = path != own && path.with_extension("") == own;
+        if is_own && path != trace && !super::killed::is_report(&path) && !super::lost::is_report(&path) {
+            let _ = fs::remove_file(path);
+        }
     }
     let _ = fs::remove_file(trace);
-    Ok(BTreeSet::new())
 }
 
 /// The socket for readiness messages of a program whose shim has its files at this path. It is in another directory: a
@@ -231,6 +233,20 @@ mod tests {
 
     fn take(path: &Path) -> io::Result<ProgramLock> {
         take_within(path, ENDED_WITHIN)
+    }
+
+    #[test]
+    fn all_files_of_a_shim_are_removed_but_its_socket_and_its_reports() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = ["01a1", "01a1.killed", "01a1.killed-7-0", "01a1.lost", "01a2.left", "01a11.pid"];
+        let removed = ["01a1.left", "01a1.pid-new", "01a1.first-7", "01a1.drains-new", "01a1.tree"];
+        for name in kept.iter().chain(&removed) {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        remove_files(&dir.path().join("01a1"));
+        let names =
+            fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.collect::<BTreeSet<_>>(), kept.map(str::to_owned).into());
     }
 
     #[test]

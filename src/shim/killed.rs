@@ -36,6 +36,11 @@ pub(crate) fn take(own: &Path) -> Vec<Killed> {
     taken(own).split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
+/// Whether the file is such a report, or is being written or read.
+pub(super) fn is_report(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.to_string_lossy().starts_with(ENDING))
+}
+
 /// The content of the file. It is renamed first, so that nothing is appended after the read.
 fn taken(own: &Path) -> Vec<u8> {
     let (path, aside, mut text) = (own.with_extension(ENDING), temporary_path(own), Vec::new());

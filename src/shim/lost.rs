@@ -25,6 +25,11 @@ pub(crate) fn take(own: &Path) -> u64 {
     numbers.lines().filter_map(|line| line.parse::<u64>().ok()).fold(0, u64::saturating_add)
 }
 
+/// Whether the file is such a report.
+pub(super) fn is_report(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == ENDING)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

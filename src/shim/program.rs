@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::exec::{self, Spec};
-use super::files::notify_path;
+use super::files::remove_files;
 use super::leftovers::{self, FIRST, FirstProcess};
 use super::life::{LifeAction, LifeEvent, LifeState, Lifecycle};
 use super::shim_config::{ShimConfig, VARIABLE};
@@ -358,7 +358,9 @@ impl Program {
     fn note_main_exit(&self, pid: u32, exit: Option<Exit>) {
         let how = exit.map_or_else(|| "has ended".to_owned(), |exit| exit.to_string());
         let path = self.config.own_path.with_extension(super::MAIN_EXIT);
-        if let Err(error) = fs::write(&path, format!("process {pid} {how}")) {
+        let beside = path.with_extension(format!("{}-new", super::MAIN_EXIT));
+        let written = fs::write(&beside, format!("process {pid} {how}"));
+        if let Err(error) = written.and_then(|()| fs::rename(&beside, &path)) {
             log_line!("cannot write {}: {error}", path.display());
         }
     }
@@ -366,13 +368,8 @@ impl Program {
     /// Removes its files: nothing of it is left.
     pub(super) fn forget(&self) {
         if !self.lives() {
-            let _ = fs::remove_file(notify_path(&self.config.own_path));
-            let trace = self.trace_path();
-            FirstProcess::forget(&self.config.lock_path().with_extension(FIRST), &trace);
-            use super::{DRAINS, LEFT, MAIN_EXIT, PID, REFUSED, SIDE, TRACE, WAITS};
-            for extension in [FIRST, PID, LEFT, SIDE, WAITS, REFUSED, DRAINS, MAIN_EXIT, TRACE] {
-                let _ = fs::remove_file(self.config.own_path.with_extension(extension));
-            }
+            FirstProcess::forget(&self.config.lock_path().with_extension(FIRST), &self.trace_path());
+            remove_files(&self.config.own_path);
         }
     }
 

@@ -7,6 +7,7 @@ mod completions;
 mod crash_test;
 mod daemon;
 mod doctor;
+mod enable;
 mod exit;
 mod follow;
 mod gc;
@@ -124,6 +125,8 @@ enum Verb {
     Status(status::Arguments),
     Start(start::Arguments),
     Stop(stop::Arguments),
+    Enable(enable::EnableArguments),
+    Disable(enable::DisableArguments),
     Restart(restart::Arguments),
     Upgrade(upgrade::Arguments),
     Installed(installed::Arguments),
@@ -194,6 +197,8 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Status(arguments) => status::run(&arguments, &dirs()?, out),
         Verb::Start(arguments) => start::run(&arguments, &dirs()?, out),
         Verb::Stop(arguments) => stop::run(&arguments, &dirs()?, out),
+        Verb::Enable(arguments) => enable::enable(&arguments, &dirs()?, out),
+        Verb::Disable(arguments) => enable::disable(&arguments, &dirs()?, out),
         Verb::Restart(arguments) => restart::run(&arguments, &dirs()?, out),
         Verb::Upgrade(arguments) => upgrade::run(&arguments, &dirs()?, out),
         Verb::Installed(arguments) => installed::run(&arguments, &dirs()?, out),
@@ -220,6 +225,8 @@ impl Verb {
             Verb::Status(arguments) => arguments.json.json,
             Verb::Start(arguments) => arguments.json.json,
             Verb::Stop(arguments) => arguments.json.json,
+            Verb::Enable(arguments) => arguments.json.json,
+            Verb::Disable(arguments) => arguments.json.json,
             Verb::Restart(arguments) => arguments.json.json,
             Verb::Upgrade(arguments) => arguments.json.json,
             Verb::Installed(arguments) => arguments.json.json,

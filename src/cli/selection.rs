@@ -41,7 +41,7 @@ impl std::str::FromStr for Wanted {
 }
 
 impl Selection {
-    fn resolve(&self, dirs: &Dirs) -> Result<Vec<ServiceName>, Failure> {
+    pub(super) fn names(&self, dirs: &Dirs) -> Result<Vec<ServiceName>, Failure> {
         if self.all { names(dirs) } else { resolve(&self.services, dirs) }
     }
 }
@@ -81,7 +81,7 @@ pub(super) fn run(
     dirs: &Dirs,
     out: &mut Output,
 ) -> Result<Exit, Failure> {
-    let selected = selection.resolve(dirs)?;
+    let selected = selection.names(dirs)?;
     if let [name] = &selected[..] {
         return one(&request(name.clone()), dirs, out);
     }

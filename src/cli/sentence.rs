@@ -74,7 +74,10 @@ fn ending(outcome: &Outcome) -> String {
             let reason = reason.as_deref().unwrap_or("no reason was given");
             format!("{service} failed after {took}: {reason}.")
         }
-        Ending::Stopped => format!("{service} is stopped; that took {took}."),
+        Ending::Stopped => {
+            let reason = reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
+            format!("{service} is stopped; that took {took}{reason}.")
+        }
     }
 }
 
@@ -149,7 +152,7 @@ mod tests {
         outcome.pid = None;
         let staged = Outcome { outcome: Ending::Staged, ..outcome.clone() };
         assert_eq!(of(&staged), "s3 is stopped: its next start is one of /srv/s3, which is kept for it.");
-        assert_eq!(of(&outcome), "s3 is stopped; that took 2.1 ms.");
+        assert_eq!(of(&outcome), "s3 is stopped; that took 2.1 ms: the new process exited with status 1.");
         outcome.lost_datagrams = 115;
         assert_eq!(
             of(&outcome),

@@ -9,7 +9,9 @@ use super::selection::{self, Wanted};
 use super::table::wrapped;
 use super::{Json, ask, human, list, sentence};
 use crate::config::Dirs;
-use crate::control::api::{Named, NamedIs, Request, Response, ServiceStatus, Skew, StagedStatus, State};
+use crate::control::api::{
+    DecidedBy, Named, NamedIs, Request, Response, ServiceStatus, Skew, StagedStatus, State,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -130,6 +132,9 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
     if let Some(at) = status.next_try_at {
         add("next try", human::until(at));
     }
+    if let Some(text) = at_start(status) {
+        add("autostart", text.to_owned());
+    }
     add("restarts", status.restarts.to_string());
     if let Some(exit) = &status.last_exit {
         add("last exit", format!("it {exit}"));
@@ -142,6 +147,17 @@ fn describe(status: &ServiceStatus, style: Style) -> String {
         add("last", sentence::of(last));
     }
     lines.join("\n")
+}
+
+/// Whether it starts with the daemon, if a person has decided that.
+fn at_start(status: &ServiceStatus) -> Option<&'static str> {
+    match (status.autostart.decided_by, status.autostart.starts) {
+        (DecidedBy::File, true) => None,
+        (DecidedBy::File, false) => Some("no (its file says so)"),
+        (DecidedBy::Enable, _) => Some("yes (it was enabled)"),
+        (DecidedBy::Disable, _) => Some("no (it was disabled)"),
+        (DecidedBy::Stop, _) => Some("no (it was stopped)"),
+    }
 }
 
 fn mode_word(mode: Mode) -> &'static str {

@@ -20,9 +20,9 @@ use crate::config::nearest;
 pub use crate::history::{Ending as HistoryEnding, Entry, Operation, Version};
 use crate::sys::process::Exit;
 
-const METHODS: [&str; 15] = [
-    "ping", "list", "status", "start", "stop", "restart", "upgrade", "install", "rollback", "cancel",
-    "versions", "pin", "gc", "history", "kill",
+const METHODS: [&str; 17] = [
+    "ping", "list", "status", "start", "stop", "enable", "disable", "restart", "upgrade", "install",
+    "rollback", "cancel", "versions", "pin", "gc", "history", "kill",
 ];
 
 /// One request.
@@ -34,10 +34,14 @@ pub enum Request {
     List,
     /// Returns the status of one service. Answered by [`Response::Status`].
     Status(ServiceName),
-    /// Starts a stopped service. This and the following are answered by [`Response::Outcome`].
+    /// Starts a stopped service. This and, if nothing else is said, the following are answered by [`Response::Outcome`].
     Start(ServiceName),
     /// Stops a service and closes its listeners.
     Stop(ServiceName),
+    /// Lets a service start with the daemon, whatever its file says. Answered by [`Response::Status`].
+    Enable(ServiceName),
+    /// Keeps a service from starting with the daemon. Answered by [`Response::Status`].
+    Disable(ServiceName),
     /// Upgrades a service to the same binary, or starts it if it is stopped.
     Restart(ServiceName),
     /// Upgrades a service.
@@ -167,6 +171,9 @@ pub struct ServiceStatus {
     pub sha256: Option<String>,
     /// When that process was started, in milliseconds since 1970.
     pub started_at: Option<u64>,
+    /// Whether it starts when the daemon starts, and what decides that.
+    #[serde(default)]
+    pub autostart: Autostart,
     /// How often the service had to be started again, because its process died or a start failed.
     pub restarts: u64,
     /// How the last process that served has ended; `null` if none has, or it is not known.
@@ -183,6 +190,30 @@ pub struct ServiceStatus {
     pub last_handoff: Option<Outcome>,
     /// A problem that the user should know about: one sentence.
     pub problem: Option<String>,
+}
+
+/// Whether a service starts when the daemon starts, and what decides that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Autostart {
+    /// Whether it does.
+    pub starts: bool,
+    /// What decides that.
+    pub decided_by: DecidedBy,
+}
+
+/// What decides whether a service starts when the daemon starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecidedBy {
+    /// The key `autostart` in its file.
+    #[default]
+    File,
+    /// A person has enabled it.
+    Enable,
+    /// A person has disabled it.
+    Disable,
+    /// A person has stopped it.
+    Stop,
 }
 
 /// A listener of a service.
@@ -322,6 +353,8 @@ impl Request {
             Request::Status(_) => "status",
             Request::Start(_) => "start",
             Request::Stop(_) => "stop",
+            Request::Enable(_) => "enable",
+            Request::Disable(_) => "disable",
             Request::Restart(_) => "restart",
             Request::Upgrade(_) => "upgrade",
             Request::Install(_) => "install",
@@ -342,6 +375,8 @@ impl Request {
             Request::Status(service)
             | Request::Start(service)
             | Request::Stop(service)
+            | Request::Enable(service)
+            | Request::Disable(service)
             | Request::Restart(service)
             | Request::Cancel(service)
             | Request::Versions(service)
@@ -365,6 +400,8 @@ impl Request {
             "status" => Request::Status(params.service()?),
             "start" => Request::Start(params.service()?),
             "stop" => Request::Stop(params.service()?),
+            "enable" => Request::Enable(params.service()?),
+            "disable" => Request::Disable(params.service()?),
             "restart" => Request::Restart(params.service()?),
             "upgrade" => Request::Upgrade(params.upgrade()?),
             "install" => Request::Install(params.install()?),
@@ -389,7 +426,9 @@ impl Request {
         match self {
             Request::Ping => serde_json::from_value(result).map(Response::Pong),
             Request::List => serde_json::from_value(result).map(Response::List),
-            Request::Status(_) | Request::Kill(_) => serde_json::from_value(result).map(Response::Status),
+            Request::Status(_) | Request::Enable(_) | Request::Disable(_) | Request::Kill(_) => {
+                serde_json::from_value(result).map(Response::Status)
+            }
             Request::History(_) => serde_json::from_value(result).map(Response::History),
             Request::Versions(_) | Request::Pin(_) | Request::Gc(_) => {
                 serde_json::from_value(result).map(Response::Versions)

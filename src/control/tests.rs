@@ -52,7 +52,9 @@ impl Handler for Fake {
             }
             Request::Stop(_) => panic!("this handler is broken on purpose"),
             Request::Status(service) => Err(Error::unknown_service(&service, ["s3"])),
-            Request::Restart(_)
+            Request::Enable(_)
+            | Request::Disable(_)
+            | Request::Restart(_)
             | Request::Upgrade(_)
             | Request::Install(_)
             | Request::Rollback(_)

@@ -19,7 +19,7 @@ use super::adoption_socket::sweep;
 use super::control_socket::serve_always;
 use super::keeper::KeeperHandle;
 use super::lane::{Lane, Lanes, ThreadHold};
-use super::operations::{Operation, OperationRequest, Recorder, RequestedOperation};
+use super::operations::{Operation, OperationRequest, Recorder, RequestedOperation, StoppedBy};
 use super::orphans::reap_orphans;
 use super::panic;
 use super::registry::BrokenService;
@@ -294,7 +294,9 @@ async fn stop(handle: Handle) {
             return;
         }
         let asked = RequestedOperation::new(history::Operation::Stop, Caller::own("the daemon ends"));
-        for (order, asked) in [(OperationRequest::Stop, Some(asked)), (OperationRequest::Cancel, None)] {
+        for (order, asked) in
+            [(OperationRequest::Stop(StoppedBy::Daemon), Some(asked)), (OperationRequest::Cancel, None)]
+        {
             if handle.request_operation(order, asked, None).await.is_ok() && handle.phase() == Phase::Stopped
             {
                 return;

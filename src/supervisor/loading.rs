@@ -222,7 +222,7 @@ impl Daemon {
             // The next daemon takes it in.
             return;
         }
-        let (name, autostart) = (config.name.clone(), config.autostart);
+        let name = config.name.clone();
         let handle = self.register(config, opened);
         let taken_over = handle.with(|service| {
             // A state that cannot be read yet may say that it is to run.
@@ -232,7 +232,7 @@ impl Daemon {
             };
             // A service that is new has never been stopped.
             let decides = was_lost && !service.journal.is_new();
-            let wanted = if decides { ran(&service.journal) } else { autostart };
+            let wanted = if decides { ran(&service.journal) } else { service.autostart().starts };
             let taken_over = service.take_over_left(wanted);
             // A damaged journal does not say which binary is to run.
             if !taken_over && has_file && wanted && !service.journal.is_damaged() {

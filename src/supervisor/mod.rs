@@ -6,6 +6,7 @@
 //! whose services are at rest makes no system call, unless it has to watch one of them.
 
 mod adoption_socket;
+mod autostart;
 mod control_socket;
 mod daemon;
 mod input;

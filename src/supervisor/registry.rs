@@ -243,6 +243,7 @@ impl BrokenService {
             staged: None,
             sha256: None,
             started_at: None,
+            autostart: api::Autostart { starts: false, decided_by: api::DecidedBy::File },
             restarts: 0,
             last_exit: None,
             next_try_at: None,

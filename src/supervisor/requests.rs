@@ -8,7 +8,7 @@ use handoff_protocol::supervisor::{Incumbent, Phase, Target};
 use tokio::task::spawn_local;
 
 use super::daemon::Daemon;
-use super::operations::{OperationRequest, RequestedOperation, UpgradeLimits, merged};
+use super::operations::{OperationRequest, RequestedOperation, StoppedBy, UpgradeLimits, merged};
 use super::rollout::{
     CancelCause, Pipeline, RequestedVersion, check_running, check_staged, hex, import_first, recall_staged,
     statuses, unfinished,
@@ -38,15 +38,9 @@ impl Handler for Daemon {
                 all.sort_by(|one, other| one.service.cmp(&other.service));
                 Ok(api::Response::List(all))
             }
-            api::Request::Status(name) => {
-                let found = self.find(&name).await;
-                if let (Err(_), Some(broken)) = (&found, self.broken.borrow().get(&name)) {
-                    return Ok(api::Response::Status(Box::new(broken.status(&name))));
-                }
-                let mut statuses = statuses(vec![found?]).await;
-                let status = statuses.pop().ok_or_else(|| Error::internal("a status was lost"))?;
-                Ok(api::Response::Status(Box::new(status)))
-            }
+            api::Request::Status(name) => self.status(&name).await,
+            api::Request::Enable(name) => self.enable(&name, true).await,
+            api::Request::Disable(name) => self.enable(&name, false).await,
             api::Request::Start(name) => self.start(&name, asked(Operation::Start), progress).await,
             api::Request::Stop(name) => {
                 let handle = self.find(&name).await?;
@@ -54,17 +48,22 @@ impl Handler for Daemon {
                 let called_off = handle.call_off(CancelCause::Stop).await;
                 if let Some((outcome, preparation)) = called_off.preparation {
                     preparation.ended().await;
-                    return Ok(answer(outcome));
+                    return Ok(answer(handle.kept(outcome).await));
                 }
-                match handle
-                    .request_operation(OperationRequest::Stop, Some(asked.clone()), Some(progress))
-                    .await
-                {
+                let order = OperationRequest::Stop(StoppedBy::Person);
+                let ended = match handle.request_operation(order, Some(asked.clone()), Some(progress)).await {
                     // The service waited for its start, and was called off: that is the outcome.
                     Err(error) if called_off.waiting_start && error.kind == Kind::NotRunning => {
-                        Ok(answer(handle.read(|service| service.stopped_before_start(&asked))))
+                        Ok(handle.read(|service| service.stopped_before_start(&asked)))
                     }
-                    ended => ended.map(answer),
+                    ended => ended,
+                };
+                match ended {
+                    Ok(outcome) => Ok(answer(handle.kept(outcome).await)),
+                    Err(error) => {
+                        handle.keep_autostart().await?;
+                        Err(error)
+                    }
                 }
             }
             api::Request::Restart(name) => self.restart(&name, asked(Operation::Restart), progress).await,
@@ -84,9 +83,7 @@ impl Handler for Daemon {
                 // Mistakes in the file are no reason to withhold a signal.
                 let config = self.find_fresh(&kill.service).await.ok().map(|(_, config)| config);
                 handle.read(|service| service.signal_program(&kill, config.as_ref()))?;
-                let mut statuses = statuses(vec![handle]).await;
-                let status = statuses.pop().ok_or_else(|| Error::internal("a status was lost"))?;
-                Ok(api::Response::Status(Box::new(status)))
+                status_of(handle).await
             }
             api::Request::Install(install) => self.install(install, by, Some(progress)).await.map(answer),
             api::Request::Rollback(rollback) => {
@@ -109,6 +106,12 @@ impl Handler for Daemon {
             api::Request::History(history) => self.history(&history).await.map(api::Response::History),
         }
     }
+}
+
+async fn status_of(handle: Handle) -> Result<api::Response, Error> {
+    let status = statuses(vec![handle]).await.pop();
+    let status = status.ok_or_else(|| Error::internal("a status was lost"))?;
+    Ok(api::Response::Status(Box::new(status)))
 }
 
 fn answer(outcome: api::Outcome) -> api::Response {
@@ -135,6 +138,14 @@ impl Daemon {
         Ok(merged(histories, limit))
     }
 
+    async fn status(&self, name: &ServiceName) -> Result<api::Response, Error> {
+        let found = self.find(name).await;
+        if let (Err(_), Some(broken)) = (&found, self.broken.borrow().get(name)) {
+            return Ok(api::Response::Status(Box::new(broken.status(name))));
+        }
+        status_of(found?).await
+    }
+
     async fn start(
         &self,
         name: &ServiceName,
@@ -145,7 +156,15 @@ impl Daemon {
         let file = config.text.clone();
         let prepared = prepare_start(&handle, config).await;
         prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
-        handle.request_operation(OperationRequest::Start, Some(asked), Some(progress)).await.map(answer)
+        let started = handle.request_operation(OperationRequest::Start, Some(asked), Some(progress)).await?;
+        Ok(answer(handle.kept(started).await))
+    }
+
+    /// Enables or disables a service for the start of the daemon.
+    async fn enable(&self, name: &ServiceName, enabled: bool) -> Result<api::Response, Error> {
+        let handle = self.find(name).await?;
+        handle.enable(enabled).await?;
+        self.status(name).await
     }
 
     async fn restart(
@@ -401,6 +420,7 @@ impl Service {
             staged: self.staged_status(),
             sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
             started_at: self.serves_since(pid),
+            autostart: self.autostart(),
             restarts: self.journal.standing().restarts,
             last_exit: self.last_exit(),
             mode: self.config.mode,

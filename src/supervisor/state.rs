@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use handoff_protocol::ids::ServiceName;
 
+use super::autostart::Autostart;
 use super::lane::{Lane, ThreadHold};
 use super::rollout::{Origin, read_origins};
 use super::running;
@@ -34,6 +35,8 @@ pub(super) struct OpenedState {
     pub(super) origins: Vec<Origin>,
     /// What waits for the next start.
     pub(super) staged: Option<Staged>,
+    /// What a person has decided about starts with the daemon.
+    pub(super) autostart: Autostart,
     pub(super) problem: Option<String>,
     /// What became of its journal, if that began again.
     pub(super) began_again: Option<String>,
@@ -61,6 +64,10 @@ pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &L
         .err()
         .map(|error| format!("What was installed for the next start cannot be taken in: {error}."));
     let staged = staged.unwrap_or_default();
+    let autostart = Autostart::read(dirs, name);
+    let undecided = autostart.as_ref().err().map(|error| {
+        format!("Whether the service starts with the daemon cannot be read: {error}. Its file decides.")
+    });
     let began_again = (journal.is_new() && running::has_run(dirs, name)).then(|| {
         format!(
             "{} was missing or empty, although the service ran before: it goes by its service file, and its \
@@ -68,7 +75,9 @@ pub(super) fn open(dirs: &Dirs, name: &ServiceName, text: Option<&str>, lane: &L
             path.display()
         )
     });
-    OpenedState { journal, store, origins, staged, problem: refused.or(problem).or(unstaged), began_again }
+    let problem = refused.or(problem).or(unstaged).or(undecided);
+    let autostart = autostart.unwrap_or_default();
+    OpenedState { journal, store, origins, staged, autostart, problem, began_again }
 }
 
 /// The state of a service that cannot be reached. Touches nothing.
@@ -76,7 +85,8 @@ pub(super) fn without(dirs: &Dirs, name: &ServiceName, source: io::Error) -> Ope
     let error = JournalError::Storage { path: dirs.journal(name), what: "open it", source };
     let journal = Journal::unreached(&dirs.journal(name), &error);
     let (store, problem) = (Store::empty(&dirs.versions(name)), Some(format!("{error}.")));
-    OpenedState { journal, store, origins: Vec::new(), staged: None, problem, began_again: None }
+    let autostart = Autostart::default();
+    OpenedState { journal, store, origins: Vec::new(), staged: None, autostart, problem, began_again: None }
 }
 
 /// Blocks on the file system, in the lane of the journal.

@@ -10,6 +10,7 @@ mod adapters;
 mod adoption;
 mod adoption_library;
 mod answers;
+mod autostart;
 mod canary;
 mod cancel;
 mod census;

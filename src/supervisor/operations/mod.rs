@@ -5,7 +5,7 @@ mod request;
 mod timeline;
 
 pub(in crate::supervisor) use recording::{LOST_BEFORE, Recorder, RequestedOperation, merged};
-pub(in crate::supervisor) use request::{OperationRequest, UpgradeLimits};
+pub(in crate::supervisor) use request::{OperationRequest, StoppedBy, UpgradeLimits};
 pub(in crate::supervisor) use timeline::{Operation, Timeline, progress};
 
 use crate::control::{Error, api};

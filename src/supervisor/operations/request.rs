@@ -12,7 +12,8 @@ use crate::supervisor::service::Service;
 #[derive(Debug)]
 pub(in crate::supervisor) enum OperationRequest {
     Start,
-    Stop,
+    /// Stops the service.
+    Stop(StoppedBy),
     /// Calls off the operation in progress.
     Cancel,
     /// Replaces the process by another one of the same version, with the current service file.
@@ -21,6 +22,15 @@ pub(in crate::supervisor) enum OperationRequest {
     Upgrade(PathBuf, Box<config::Service>, UpgradeLimits),
     /// Answers why no other version can be brought in. Gets no answer if one can.
     Refusal(UpgradeLimits),
+}
+
+/// Who stops a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::supervisor) enum StoppedBy {
+    /// A person: it stays stopped when the daemon starts again.
+    Person,
+    /// The daemon, which ends.
+    Daemon,
 }
 
 /// The time limits of one upgrade, in place of those in the service file.
@@ -41,8 +51,16 @@ impl Service {
     /// Carries out an order. `operation` gets the answer, at once if the order is refused.
     pub(in crate::supervisor) fn perform_request(&mut self, order: OperationRequest, operation: Operation) {
         match order {
-            OperationRequest::Start => self.ask(Request::Start, None, operation),
-            OperationRequest::Stop => self.ask(Request::Stop, None, operation),
+            OperationRequest::Start => {
+                self.ask(Request::Start, None, operation);
+                self.started_by_person();
+            }
+            OperationRequest::Stop(by) => {
+                self.ask(Request::Stop, None, operation);
+                if by == StoppedBy::Person {
+                    self.stopped_by_person();
+                }
+            }
             OperationRequest::Cancel => self.call_off(operation),
             OperationRequest::Restart(config) => match self.take_over(*config) {
                 Ok(()) => self.restart(operation),

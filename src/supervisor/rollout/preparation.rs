@@ -156,6 +156,9 @@ impl Service {
             CancelCause::Stop => self.call_off_first(),
             CancelCause::Cancel => self.call_off_preparation(),
         };
+        if matches!((by, &preparation), (CancelCause::Stop, Some(_))) {
+            self.stopped_by_person();
+        }
         let waiting_start = matches!((by, &preparation), (CancelCause::Stop, None)) && self.call_off_start();
         CancelledWork { preparation, waiting_start }
     }

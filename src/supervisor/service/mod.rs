@@ -42,6 +42,7 @@ use uuid::Uuid;
 use crate::config;
 use crate::control::Error;
 use crate::journal::Journal;
+use crate::supervisor::autostart::Autostart;
 use crate::supervisor::daemon::Shared;
 use crate::supervisor::input::Inputs;
 use crate::supervisor::lane::Lanes;
@@ -73,6 +74,10 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) operations: Operations,
     pub(in crate::supervisor) lanes: Lanes,
     pub(in crate::supervisor) versions: Versions,
+    /// What a person has decided about starts with the daemon.
+    pub(in crate::supervisor) autostart: Autostart,
+    /// What of that is on the disk.
+    pub(in crate::supervisor) kept_autostart: Autostart,
     /// How the last process that served has ended.
     last_exit: Option<Exit>,
     /// The watches over the listeners.
@@ -106,7 +111,7 @@ impl Service {
         shared: Rc<Shared>,
         ways: (Weak<RefCell<Self>>, Inputs),
     ) -> Self {
-        let OpenedState { journal, store, origins, staged, problem, began_again } = opened;
+        let OpenedState { journal, store, origins, staged, autostart, problem, began_again } = opened;
         let recorder = Recorder::new(shared.dirs.service_state(&config.name), lanes.history.clone());
         let (this, inputs) = ways;
         Self {
@@ -121,6 +126,8 @@ impl Service {
             operations: Operations::new(recorder),
             lanes,
             versions: Versions::new(store, staged, origins),
+            autostart,
+            kept_autostart: autostart,
             last_exit: None,
             upkeep: Upkeep::default(),
             problems: Problems::at_opening(problem, began_again),

@@ -95,6 +95,11 @@ impl Problems {
         self.last = Some(text);
     }
 
+    /// A person has stopped the service that was not started again.
+    pub(in crate::supervisor) fn stopped(&mut self) {
+        self.exited();
+    }
+
     /// Its program has done what it should.
     pub(in crate::supervisor) fn exited(&mut self) {
         self.last = None;

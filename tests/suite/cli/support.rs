@@ -188,6 +188,7 @@ pub fn status() -> ServiceStatus {
         named: None,
         staged: None,
         started_at: Some(0),
+        autostart: Default::default(),
         restarts: 1,
         last_exit: None,
         mode: Mode::Exclusive,

@@ -6,7 +6,7 @@ use handoff::store::VersionKind;
 use super::ending;
 use super::support::{CommandOutput, World, name, status};
 
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 24] = [
     "check",
     "daemon",
     "list",
@@ -20,6 +20,8 @@ const VERBS: [&str; 22] = [
     "cancel",
     "kill",
     "versions",
+    "enable",
+    "disable",
     "pin",
     "gc",
     "logs",

@@ -6,11 +6,13 @@ use handoff::store::VersionKind;
 use super::ending;
 use super::support::{CommandOutput, World, name, status};
 
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 24] = [
     "check",
     "daemon",
     "list",
     "status",
+    "show",
+    "is-active",
     "start",
     "stop",
     "restart",
@@ -107,7 +109,6 @@ fn a_mistake_in_a_word_is_named_with_its_remedy() {
         (&["upgrade", "s3", "--deadline", "5x"], "write a duration such as 30s or 5m"),
         (&["upgrade", "s3", "--drain-grace", "soon"], "write a duration such as 30s or 5m"),
         (&["doctor", "s3", "--timeout", "5"], "write a duration such as 30s or 5m"),
-        (&["rollback", "s3", "x"], "\"x\" is not a number"),
         (&["logs", "s3", "--tail", "x"], "\"x\" is not a number"),
         (&["upgrade", "--all", "--max-parallel", "x"], "\"x\" is not a number"),
         (&["upgrade", "--all", "--max-parallel", "33"], "33 is more than 32"),

@@ -4,7 +4,7 @@ use handoff_protocol::ids::ServiceName;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::{Json, operation};
+use super::{Json, names, operation};
 use crate::config::Dirs;
 use crate::control::api::{Ending, Request};
 
@@ -22,6 +22,7 @@ brings back the old one. After that: handoff rollback s3";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
+    #[arg(value_parser = names::service)]
     service: ServiceName,
     #[command(flatten)]
     pub(super) json: Json,

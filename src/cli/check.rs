@@ -1,18 +1,22 @@
 //! `handoff check`.
 
+use std::path::{Path, PathBuf};
+
 use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
-use super::Json;
+use super::claims::absolute;
 use super::exit::{Exit, Failure, services_with_files};
 use super::output::{Output, Style, one_line};
-use crate::config::{self, Dirs, Service};
+use super::{Json, names};
+use crate::config::{self, Dirs, Loaded, Service};
 use crate::control;
 
 const EXAMPLES: &str = "\
 Examples:
-  handoff check       check all service files
-  handoff check s3    check one
+  handoff check              check all service files
+  handoff check s3           check one
+  handoff check ./s3.toml    check a file before you install it
 
 Mistakes are printed as file:line:column: key: cause; remedy. The exit code is
 3 if there are any.";
@@ -21,22 +25,41 @@ Mistakes are printed as file:line:column: key: cause; remedy. The exit code is
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Only this service
-    service: Option<ServiceName>,
+    /// Only this service, or this file: a path has a `/`, or ends with `.toml`
+    #[arg(value_name = "SERVICE|FILE", value_parser = target)]
+    target: Option<Target>,
     #[command(flatten)]
     pub(super) json: Json,
 }
 
-pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let mut loaded = config::load(&dirs.config);
-    if let Some(service) = &arguments.service {
-        let file = dirs.service_file(service);
-        if file.symlink_metadata().is_err() {
-            return Err(control::Error::no_service_file(service, &file, &services_with_files(dirs)).into());
-        }
-        loaded.services.retain(|name, _| name == service);
-        loaded.errors.retain(|error| error.file == file);
+/// What is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    Service(ServiceName),
+    File(PathBuf),
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    match text.contains('/') || text.ends_with(".toml") {
+        true => Ok(Target::File(text.into())),
+        false => names::service(text).map(Target::Service),
     }
+}
+
+pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let loaded = match &arguments.target {
+        None => config::load(&dirs.config),
+        Some(Target::Service(service)) => {
+            let file = dirs.service_file(service);
+            if file.symlink_metadata().is_err() {
+                return Err(
+                    control::Error::no_service_file(service, &file, &services_with_files(dirs)).into()
+                );
+            }
+            only(service, &file, dirs)
+        }
+        Some(Target::File(path)) => at(path, dirs)?,
+    };
     let mut good: Vec<&Service> = Vec::new();
     let mut errors = loaded.errors;
     for service in loaded.services.values() {
@@ -52,6 +75,33 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     errors.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
     report(&good, &errors, dirs, out);
     Ok(if errors.is_empty() { Exit::Done } else { Exit::ConfigInvalid })
+}
+
+/// One of the installed service files. The others may have its addresses.
+fn only(service: &ServiceName, file: &Path, dirs: &Dirs) -> Loaded {
+    let mut loaded = config::load(&dirs.config);
+    loaded.services.retain(|name, _| name == service);
+    loaded.errors.retain(|error| error.file == file);
+    loaded
+}
+
+/// The file at a path, which need not be installed.
+fn at(path: &Path, dirs: &Dirs) -> Result<Loaded, Failure> {
+    let file = absolute(path)?;
+    if let Err(error) = file.metadata() {
+        let hint = "Check the path; `handoff check` checks all installed service files.";
+        return Err(Failure::failed(format!("{} cannot be read: {error}.", file.display()), hint));
+    }
+    let is_installed = file.parent().and_then(|parent| parent.canonicalize().ok())
+        == dirs.config.join("services").canonicalize().ok();
+    match config::name_of(&file) {
+        Ok(service) if is_installed => Ok(only(&service, &dirs.service_file(&service), dirs)),
+        Ok(_) => {
+            let read = config::read_service(&file).map(|service| *service).map_err(|(errors, _)| errors);
+            Ok(config::judge(vec![read], |_| true))
+        }
+        Err(error) => Ok(Loaded { errors: vec![error], ..Loaded::default() }),
+    }
 }
 
 /// Mistakes that appear only when the program is copied, as the daemon does: the member of an archive, libraries next
@@ -75,6 +125,16 @@ fn report(good: &[&Service], errors: &[config::Error], dirs: &Dirs, out: &mut Ou
         out.line(one_line(&error.to_string()));
     }
     if good.is_empty() && errors.is_empty() {
-        out.line(format!("There are no service files in {}.", dirs.config.join("services").display()));
+        out.line(how_to_begin(dirs));
     }
+}
+
+/// What is said if there is no service file.
+fn how_to_begin(dirs: &Dirs) -> String {
+    let directory = one_line(&dirs.config.join("services").display().to_string());
+    format!(
+        "There are no service files in {directory}. To begin, write {directory}/web.toml:\n\n    binary = \"/opt/web/web\"\n\n    \
+         [listen]\n    http = \"127.0.0.1:8080\"\n\nThen: `handoff check`, `handoff doctor web`, `handoff daemon`. The name of \
+         the service is that of its file."
+    )
 }

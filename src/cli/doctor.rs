@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure, services_with_files};
 use super::human::spaced;
 use super::output::{Output, Style, note, one_line};
 use super::table::{self, wrapped};
-use super::{Json, ask};
+use super::{Json, ask, names};
 use crate::config::{self, Dirs, Mode, Service, parse_duration_word_ms};
 use crate::control;
 use crate::control::api::{Request, Response};
@@ -41,6 +41,7 @@ code is 0 if the adapter of the service file works.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
+    #[arg(value_parser = names::service)]
     service: ServiceName,
     /// The program to try [default: the binary of the service file]
     #[arg(long, value_name = "PATH")]

@@ -9,32 +9,53 @@ use super::output::one_line;
 use crate::config::{self, DirsError};
 use crate::control::{self, ClientError};
 
-/// The exit codes. They are part of the interface: scripts depend on them.
+/// How a command ends. The codes are part of the interface: scripts depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
     /// The command succeeded.
-    Done = 0,
+    Done,
     /// The command failed.
-    Failed = 1,
+    Failed,
     /// The daemon cannot be reached.
-    Unreachable = 2,
+    Unreachable,
     /// A service file is invalid.
-    ConfigInvalid = 3,
+    ConfigInvalid,
     /// Rolled back; the old version serves.
-    RolledBack = 4,
+    RolledBack,
     /// Busy with another operation.
-    Busy = 5,
+    Busy,
     /// The new version was refused before it ran.
-    Rejected = 6,
+    Rejected,
     /// The command line is wrong (the number that sysexits.h gives to this).
-    Usage = 64,
+    Usage,
     /// Ended by Ctrl-C. As in shells: 128 plus the number of the signal. The daemon continues.
-    Interrupted = 130,
+    Interrupted,
+    /// Of `is-active`, as of systemctl: the service does not serve.
+    NotActive,
+    /// Of `is-active`, as of systemctl: there is no such service.
+    NoSuchService,
+}
+
+impl Exit {
+    /// The exit code.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Unreachable => 2,
+            Exit::ConfigInvalid | Exit::NotActive => 3,
+            Exit::RolledBack | Exit::NoSuchService => 4,
+            Exit::Busy => 5,
+            Exit::Rejected => 6,
+            Exit::Usage => 64,
+            Exit::Interrupted => 130,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }
 
@@ -105,7 +126,7 @@ impl Failure {
             Failure::Dirs(error) => (json!("directories"), error.to_string(), String::new()),
             Failure::Own { kind, message, hint, .. } => (json!(kind), message.clone(), hint.clone()),
         };
-        json!({"error": {"kind": kind, "message": message, "hint": hint, "exit": self.exit() as u8}})
+        json!({"error": {"kind": kind, "message": message, "hint": hint, "exit": self.exit().code()}})
     }
 }
 

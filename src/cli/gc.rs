@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, one_line};
-use super::{Json, human, versions};
+use super::{Json, human, names, versions};
 use crate::config::Dirs;
 use crate::control::api::Request;
 
@@ -23,6 +23,7 @@ after each upgrade.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Only this service
+    #[arg(value_parser = names::service)]
     service: Option<ServiceName>,
     #[command(flatten)]
     pub(super) json: Json,

@@ -5,7 +5,7 @@ use handoff_protocol::ids::ServiceName;
 use super::exit::{Exit, Failure};
 use super::output::{Output, Style, one_line, terminal_width};
 use super::table::{self, wrapped};
-use super::{Json, ask, human, picture, sentence};
+use super::{Json, ask, human, names, picture, sentence};
 use crate::config::Dirs;
 use crate::control::api::{self, Request, Response};
 use crate::history::{Ending, Entry, Version};
@@ -27,6 +27,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Only this service
+    #[arg(value_parser = names::service)]
     service: Option<ServiceName>,
     /// One attempt: its id, or a unique part of it
     #[arg(long, value_name = "ID", conflicts_with = "last")]
@@ -66,7 +67,11 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     Ok(Exit::Done)
 }
 
-fn entries(service: Option<ServiceName>, limit: Option<u64>, dirs: &Dirs) -> Result<Vec<Entry>, Failure> {
+pub(super) fn entries(
+    service: Option<ServiceName>,
+    limit: Option<u64>,
+    dirs: &Dirs,
+) -> Result<Vec<Entry>, Failure> {
     match ask(dirs, &Request::History(api::History { service, limit }))? {
         Response::History(entries) => Ok(entries),
         other => unreachable!("the client reads only entries as the answer to history: {other:?}"),
@@ -92,7 +97,7 @@ fn entries_with_id(entries: Vec<Entry>, part: &str) -> Result<Vec<Entry>, Failur
     }
 }
 
-fn table(entries: &[Entry]) -> String {
+pub(super) fn table(entries: &[Entry]) -> String {
     let shown: Vec<(&ServiceName, Option<&Version>)> =
         entries.iter().map(|entry| (&entry.service, entry.to.as_ref().or(entry.from.as_ref()))).collect();
     let rows = entries.iter().enumerate().map(|(at, entry)| {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::claims::{ClaimOptions, absolute};
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::{Json, operation};
+use super::{Json, names, operation};
 use crate::config::{self, Dirs};
 use crate::control::api::{Install, Request, Response};
 use crate::control::{self, Client, ClientError};
@@ -41,6 +41,7 @@ shows how it ended.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
+    #[arg(value_parser = names::service)]
     service: ServiceName,
     /// A program, an archive (.tar.gz, .tar.xz, .zip), or a directory
     path: PathBuf,

@@ -4,7 +4,7 @@ use handoff_protocol::ids::ServiceName;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::{Json, ask};
+use super::{Json, ask, names};
 use crate::config::Dirs;
 use crate::control::api::{self, Request, Response};
 use crate::control::{signal_names, signal_of};
@@ -23,6 +23,7 @@ a service: handoff stop s3";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
+    #[arg(value_parser = names::service)]
     service: ServiceName,
     /// The signal: HUP, INT, QUIT, USR1, USR2, WINCH, TERM or KILL
     #[arg(short, long, value_name = "SIGNAL", value_parser = offered)]

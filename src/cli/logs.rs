@@ -7,10 +7,10 @@ use std::path::Path;
 use handoff_protocol::ids::ServiceName;
 use serde_json::json;
 
-use super::Json;
 use super::exit::{Exit, Failure, known_services};
 use super::follow::{Follower, LogFile, open_all};
 use super::output::{Output, note};
+use super::{Json, names};
 use crate::config::Dirs;
 use crate::control;
 
@@ -36,6 +36,7 @@ It reads the files directly, so it works without a daemon.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
+    #[arg(value_parser = names::service)]
     service: ServiceName,
     /// Continue with new lines, until interrupted
     #[arg(short, long)]

@@ -11,14 +11,18 @@ mod enable;
 mod exit;
 mod follow;
 mod gc;
+mod groups;
+mod habits;
 mod history;
 mod human;
 mod installed;
 mod interrupt;
+mod is_active;
 mod kill;
 mod list;
 mod logs;
 mod man;
+mod names;
 mod operation;
 mod output;
 mod picture;
@@ -28,6 +32,7 @@ mod rollback;
 mod rollout;
 mod selection;
 mod sentence;
+mod show;
 mod standard_error;
 mod start;
 mod status;
@@ -41,7 +46,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{DirOverrides, Dirs};
 use crate::control::api::{Request, Response};
@@ -121,14 +126,18 @@ struct Json {
 enum Verb {
     Check(check::Arguments),
     Daemon(daemon::Arguments),
+    #[command(visible_aliases = ["ls", "ps"])]
     List(list::Arguments),
     Status(status::Arguments),
+    Show(show::Arguments),
+    IsActive(is_active::Arguments),
     Start(start::Arguments),
     Stop(stop::Arguments),
     Enable(enable::EnableArguments),
     Disable(enable::DisableArguments),
     Restart(restart::Arguments),
     Upgrade(upgrade::Arguments),
+    #[command(visible_alias = "deploy")]
     Installed(installed::Arguments),
     Rollback(rollback::Arguments),
     Cancel(cancel::Arguments),
@@ -146,9 +155,13 @@ enum Verb {
 
 /// Runs the command line of this process and returns the exit code. Blocks until the verb is done.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(words(std::env::args_os())) {
+    let mut command = groups::grouped(Cli::command());
+    let matches = command.try_get_matches_from_mut(words(std::env::args_os()));
+    let parsed =
+        matches.and_then(|found| Cli::from_arg_matches(&found).map_err(|error| error.format(&mut command)));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return misused(&error).into(),
+        Err(error) if error.use_stderr() => return misused(&habits::suggest(error)).into(),
         Err(help) => {
             // If the reader is gone, no one needs the help.
             let _ = help.print();
@@ -180,10 +193,13 @@ fn misused(error: &clap::Error) -> Exit {
         return Exit::Usage;
     }
     let text = error.render().to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let message = paragraph.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut paragraphs = text.split("\n\n");
+    let message = line(paragraphs.next().unwrap_or_default().trim_start_matches("error: "));
+    let tip = paragraphs.next().and_then(|next| next.trim_start().strip_prefix("tip: ")).map(line);
+    let hint = "handoff --help names the commands. Each of them has a --help.";
     let mut out = Output::new(true);
-    out.failure(&Failure::usage(message, "handoff --help names the commands. Each of them has a --help."));
+    out.failure(&Failure::usage(message, tip.unwrap_or_else(|| hint.to_owned())));
     out.finish(Exit::Usage)
 }
 
@@ -195,6 +211,8 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Daemon(arguments) => daemon::run(&arguments, dirs()?),
         Verb::List(arguments) => list::run(&arguments, &dirs()?, out),
         Verb::Status(arguments) => status::run(&arguments, &dirs()?, out),
+        Verb::Show(arguments) => show::run(&arguments, &dirs()?, out),
+        Verb::IsActive(arguments) => is_active::run(&arguments, &dirs()?, out),
         Verb::Start(arguments) => start::run(&arguments, &dirs()?, out),
         Verb::Stop(arguments) => stop::run(&arguments, &dirs()?, out),
         Verb::Enable(arguments) => enable::enable(&arguments, &dirs()?, out),
@@ -223,6 +241,8 @@ impl Verb {
             Verb::Check(arguments) => arguments.json.json,
             Verb::List(arguments) => arguments.json.json,
             Verb::Status(arguments) => arguments.json.json,
+            Verb::Show(arguments) => arguments.json.json,
+            Verb::IsActive(arguments) => arguments.json.json,
             Verb::Start(arguments) => arguments.json.json,
             Verb::Stop(arguments) => arguments.json.json,
             Verb::Enable(arguments) => arguments.json.json,

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, one_line};
-use super::{Json, human, versions};
+use super::{Json, human, names, versions};
 use crate::config::Dirs;
 use crate::control::api::{Pin, Request};
 
@@ -20,6 +20,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
+    #[arg(value_parser = names::service)]
     service: ServiceName,
     /// The version, or the beginning of its hash (4 digits or more)
     version: String,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, note};
-use super::{list, operation};
+use super::{list, names, operation};
 use crate::config::Dirs;
 use crate::control::api::Request;
 use crate::control::{ClientError, Kind};
@@ -36,7 +36,7 @@ impl std::str::FromStr for Wanted {
         if text.contains(['*', '?', '[']) {
             return Pattern::new(text).map(Self::Pattern).map_err(|error| error.to_string());
         }
-        text.parse().map(Self::Name).map_err(|error| format!("{error}"))
+        names::service(text).map(Self::Name)
     }
 }
 

@@ -156,13 +156,14 @@ mod tests {
         outcome.lost_datagrams = 115;
         assert_eq!(
             of(&outcome),
-            "s3 is stopped; that took 2.1 ms. 115 datagrams were lost: no program has read them."
+            "s3 is stopped; that took 2.1 ms: the new process exited with status 1. 115 datagrams were lost: no program has read them."
         );
         outcome.lost_datagrams = 0;
         outcome.killed = vec![Killed { pid: 7, name: "redis-server".into(), after_ms: 30_000 }];
         assert_eq!(
             of(&outcome),
-            "s3 is stopped; that took 2.1 ms. Process 7 (redis-server) was killed: it had not ended 30.00 s after it was asked to."
+            "s3 is stopped; that took 2.1 ms: the new process exited with status 1. Process 7 (redis-server) was killed: it had \
+             not ended 30.00 s after it was asked to."
         );
     }
 }

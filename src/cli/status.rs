@@ -67,7 +67,7 @@ fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn describe(status: &ServiceStatus, style: Style) -> String {
+pub(super) fn describe(status: &ServiceStatus, style: Style) -> String {
     let state = match status.state {
         State::Serving => style.green(status.state.as_str()),
         State::Failed | State::Backoff => style.red(status.state.as_str()),

@@ -115,7 +115,7 @@ pub(super) fn wrapped(text: &str, indent: usize) -> String {
     terminal_width().map_or_else(|| text.to_owned(), |width| wrapped_to(text, indent, width))
 }
 
-fn wrapped_to(text: &str, indent: usize, width: usize) -> String {
+pub(super) fn wrapped_to(text: &str, indent: usize, width: usize) -> String {
     let spaces = " ".repeat(indent);
     // Users copy paths, so they are not hyphenated, and broken only if longer than a line.
     let options = Options::new(width)

@@ -7,7 +7,7 @@ use handoff_protocol::ids::ServiceName;
 use super::claims::{ClaimOptions, absolute};
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::{Json, operation, upgrade_all, whole_number};
+use super::{Json, names, operation, upgrade_all, whole_number};
 use crate::config::{Dirs, format_duration_ms, parse_duration_word_ms};
 use crate::control::api::{Claims, Request, Upgrade};
 
@@ -15,7 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   handoff upgrade s3
       the binary that the service file names
-  handoff upgrade s3 --binary ./s3-v2
+  handoff upgrade s3 ./s3-v2
       another binary
   handoff upgrade s3 --deadline 1m --drain-grace 10s
       other limits, this once
@@ -31,10 +31,13 @@ Ctrl-C ends the command with exit code 130 and does not stop the upgrade:
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", value_parser = names::service)]
     service: Option<ServiceName>,
+    /// The new binary, as with --binary
+    #[arg(conflicts_with = "binary")]
+    path: Option<PathBuf>,
     /// Upgrade all running services, each after those that its file names in `after`; stops at the first rollback
-    #[arg(long, conflicts_with_all = ["service", "binary"])]
+    #[arg(long, conflicts_with_all = ["service", "path", "binary"])]
     all: bool,
     /// With --all: the number of upgrades at once [default: 1]
     #[arg(long, value_name = "N", value_parser = parallel)]
@@ -89,7 +92,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
         let limits = upgrade_all::UpgradeLimits { deadline_ms, drain_grace_ms };
         return upgrade_all::run(limits, arguments.max_parallel.unwrap_or(1).into(), dirs, out);
     };
-    let binary = arguments.binary.as_deref().map(absolute).transpose()?;
+    let binary = arguments.path.as_deref().or(arguments.binary.as_deref()).map(absolute).transpose()?;
     let upgrade = Upgrade { service, binary, deadline_ms, drain_grace_ms, claims };
     operation::run(&Request::Upgrade(upgrade), dirs, out)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table;
-use super::{Json, ask, human};
+use super::{Json, ask, human, names};
 use crate::config::Dirs;
 use crate::control::api::{Request, Response, VersionStatus};
 
@@ -21,6 +21,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The service
+    #[arg(value_parser = names::service)]
     service: ServiceName,
     #[command(flatten)]
     pub(super) json: Json,

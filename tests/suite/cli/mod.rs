@@ -1,5 +1,6 @@
 //! The real command against a fake daemon: outputs, exit codes, JSON, closed pipes.
 
+mod habits;
 mod logs;
 mod selection;
 mod support;

@@ -221,9 +221,21 @@ fn the_exit_codes_are_those_of_the_command_line() {
 
 fn verbs() -> BTreeSet<String> {
     let help = handoff(&["--help"]);
-    let commands =
-        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    commands.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    let groups =
+        help.lines().skip_while(|line| !line.starts_with("Usage:")).take_while(|line| *line != "Options:");
+    let lines = groups.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+    lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// The other names of verbs.
+fn other_names() -> BTreeSet<String> {
+    let help = handoff(&["--help"]);
+    let lists = help.split("[also: ").skip(1).filter_map(|rest| rest.split(']').next());
+    lists
+        .flat_map(|list| list.split([',', ' ', '\n']))
+        .filter(|it| !it.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -248,7 +260,7 @@ fn every_verb_has_a_section_and_every_option_that_is_named_exists() {
 
 #[test]
 fn every_verb_that_is_named_exists() {
-    let verbs = verbs();
+    let verbs: BTreeSet<String> = verbs().union(&other_names()).cloned().collect();
     for (name, text) in documents() {
         for block in blocks(&text, "sh").into_iter().chain(blocks(&text, "console")) {
             for line in block.lines() {

@@ -15,6 +15,7 @@ pub mod rpc;
 mod server;
 mod signals;
 mod state;
+mod status;
 mod versions;
 
 pub use caller::Caller;

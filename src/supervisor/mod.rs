@@ -27,6 +27,7 @@ mod service;
 mod service_files;
 mod state;
 mod state_lock;
+mod status;
 mod systemd;
 
 pub(crate) use daemon::run;

@@ -9,10 +9,10 @@ use handoff_protocol::ids::{Generation, ServiceName};
 use handoff_protocol::supervisor::Phase;
 
 use super::daemon::Daemon;
-use super::requests::listener_status;
 use super::running::mark_removed;
 use super::service::{Handle, Service};
 use super::service_files::{Files, ServiceFileContent, ServiceFileStamp, ServiceFileStamps, silent};
+use super::status::listener_status;
 use crate::config::{self, PartialService, judge};
 use crate::control::{Error, Kind, api};
 

@@ -4,13 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 use handoff_protocol::ids::ServiceName;
-use handoff_protocol::supervisor::{Incumbent, Phase, Target};
+use handoff_protocol::supervisor::{Phase, Target};
 use tokio::task::spawn_local;
 
 use super::daemon::Daemon;
 use super::operations::{OperationRequest, RequestedOperation, StoppedBy, UpgradeLimits, merged};
 use super::rollout::{
-    CancelCause, Pipeline, RequestedVersion, check_running, check_staged, hex, import_first, recall_staged,
+    CancelCause, Pipeline, RequestedVersion, check_running, check_staged, import_first, recall_staged,
     statuses, unfinished,
 };
 use super::running::bound;
@@ -380,73 +380,4 @@ impl Service {
         }
         Ok(())
     }
-
-    pub(super) fn status(&self) -> api::ServiceStatus {
-        // Read once: the file with it is removed after the process has ended.
-        let pid = self.pid();
-        let state = match (self.machine.phase(), self.machine.incumbent()) {
-            (Phase::Recovering, _) => api::State::Recovering,
-            (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
-            (Phase::Stopped, _) if self.is_first_imported() => api::State::Starting,
-            (Phase::Stopped, _) if self.is_exited() => api::State::Exited,
-            (Phase::Stopped, _) if self.problems.keeps_it_down() || self.has_failed() => api::State::Failed,
-            (Phase::Stopped, _) => api::State::Stopped,
-            (Phase::Backoff, _) => api::State::Backoff,
-            // Its process ended a moment ago, or its main process did. The daemon learns of it a moment later.
-            (Phase::Serving, _) if pid.is_none() || self.incumbent_main_exit().is_some() => {
-                api::State::Starting
-            }
-            (Phase::Serving, _) => api::State::Serving,
-            (Phase::Stopping, _) => api::State::Stopping,
-            (_, Incumbent::Absent) => api::State::Starting,
-            (_, _) => api::State::Upgrading,
-        };
-        let phase = self.phase_name();
-        let shown = self.shown();
-        api::ServiceStatus {
-            service: self.name.clone(),
-            state,
-            phase: (!matches!(phase, "serving" | "stopped" | "backoff") && phase != state.as_str())
-                .then(|| phase.to_owned()),
-            detail: self.phase_status(),
-            generation: self.journal.standing().generation(),
-            pid,
-            shim: self.pid_of_shim(),
-            binary: shown.path,
-            stored: shown.stored,
-            version: shown.version,
-            skew: None,
-            named: None,
-            staged: self.staged_status(),
-            sha256: self.current_binary().map(|binary| hex(&binary.sha256)),
-            started_at: self.serves_since(pid),
-            autostart: self.autostart(),
-            restarts: self.journal.standing().restarts,
-            last_exit: self.last_exit(),
-            mode: self.config.mode,
-            listeners: self.config.listeners.iter().map(listener_status).collect(),
-            last_handoff: self.operations.last().cloned(),
-            next_try_at: self.next_start.at_unix_ms(),
-            problem: self.shown_problem(),
-        }
-    }
-}
-
-impl Service {
-    /// What the user should know now.
-    fn shown_problem(&self) -> Option<String> {
-        let usual = self
-            .shown_main_exit()
-            .or_else(|| self.shown_lock_conflict())
-            .or_else(|| self.shown_wait())
-            .or_else(|| self.problem_text())
-            .or_else(|| self.foreign_sockets_text())
-            .or_else(|| self.shown_refusal());
-        let sentences: Vec<String> = usual.into_iter().chain(self.left_listeners_sentence()).collect();
-        (!sentences.is_empty()).then(|| sentences.join(" "))
-    }
-}
-
-pub(super) fn listener_status(listener: &config::Listener) -> api::ListenerStatus {
-    api::ListenerStatus { name: listener.name.clone(), address: listener.address.to_string() }
 }

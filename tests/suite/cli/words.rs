@@ -6,7 +6,7 @@ use handoff::store::VersionKind;
 use super::ending;
 use super::support::{CommandOutput, World, name, status};
 
-const VERBS: [&str; 24] = [
+const VERBS: &[&str] = &[
     "check",
     "daemon",
     "list",

@@ -269,7 +269,11 @@ impl Standing {
                 }
             }
             Fact::Order { reverted } => self.reverted = *reverted,
-            Fact::Rest { rest, exit } => (self.wanted, self.rest) = (false, Some((*rest, *exit))),
+            Fact::Rest { rest, exit } => {
+                (self.wanted, self.rest) = (false, Some((*rest, *exit)));
+                // The end of its process was counted, and no start follows.
+                self.restarts = self.restarts.saturating_sub(u64::from(exit.is_some()));
+            }
         }
     }
 
@@ -375,6 +379,10 @@ mod tests {
         let died = Fact::Exited { generation: Generation(1), exit: Exit::Signal(9) };
         let again: Vec<Fact> = served.into_iter().chain([died, intent(3), failed(3)]).collect();
         assert_eq!(restarts(&again), 2);
+        // The last end is not followed by a start.
+        let rests = Fact::Rest { rest: Rest::Exited, exit: Some(Exit::Code(0)) };
+        let ended: Vec<Fact> = again.iter().cloned().take(again.len() - 2).chain([rests]).collect();
+        assert_eq!(restarts(&ended), 0);
         // A service that a user has stopped in the meantime is not restarted.
         assert_eq!(restarts(&[up, intent(1), Fact::Wanted { up: false }, failed(1)]), 0);
     }

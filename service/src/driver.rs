@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{FromService, Progress, ToService, Welcome};
-use handoff_protocol::process::{Event, Process};
+use handoff_protocol::process::{Event, Process, ProcessState};
 use handoff_protocol::version::{VersionRange, negotiate};
 
 use super::adoption::{Adopter, Adoption};
@@ -44,11 +44,11 @@ pub(super) enum DriverRequest {
     End(Result<Ended, Error>),
 }
 
-/// The server's callback before a dismissed process exits.
+/// A callback of the server: before a dismissed process exits, or when the process is committed.
 #[derive(Clone, Default)]
-pub(super) struct BeforeExit(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
+pub(super) struct Callback(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
 
-impl BeforeExit {
+impl Callback {
     /// The first call wins.
     pub(super) fn set(&self, act: Box<dyn Fn() + Send + Sync>) {
         let _ = self.0.set(act);
@@ -61,9 +61,9 @@ impl BeforeExit {
     }
 }
 
-impl std::fmt::Debug for BeforeExit {
+impl std::fmt::Debug for Callback {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "BeforeExit({})", self.0.get().is_some())
+        write!(f, "Callback({})", self.0.get().is_some())
     }
 }
 
@@ -85,7 +85,10 @@ pub(super) struct Driver {
     machine: Process,
     inbox: Arc<Inbox>,
     requests: Box<dyn Fn(DriverRequest) + Send>,
-    pub(super) before_exit: BeforeExit,
+    pub(super) before_exit: Callback,
+    pub(super) on_commit: Callback,
+    /// Whether it was called.
+    is_committed: bool,
     drain: Option<Drain>,
     /// The grant to pass to the next seal.
     granted: Option<Duration>,
@@ -138,7 +141,9 @@ impl Driver {
             machine: Process::new(welcome.mode, id),
             inbox,
             requests,
-            before_exit: BeforeExit::default(),
+            before_exit: Callback::default(),
+            on_commit: Callback::default(),
+            is_committed: false,
             drain: None,
             granted: None,
             state: None,
@@ -244,6 +249,9 @@ impl Driver {
     fn step(&mut self, event: Event) {
         for action in self.machine.step(event) {
             self.perform(action);
+        }
+        if self.machine.state() == ProcessState::Serving && !std::mem::replace(&mut self.is_committed, true) {
+            self.on_commit.act();
         }
     }
 

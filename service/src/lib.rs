@@ -353,6 +353,13 @@ impl Starting {
         self.link.before_exit(Box::new(act));
     }
 
+    /// Registers a callback for the moment when this process is committed: its start is not undone any more, unless it
+    /// is on probation. It runs once, in another thread, which it must not block; without a supervisor at once. The
+    /// first registration wins.
+    pub fn on_commit(&self, act: impl Fn() + Send + Sync + 'static) {
+        self.link.on_commit(Box::new(act));
+    }
+
     /// Reports that start-up is complete, and blocks until this process must take over. If `data` is given, the process
     /// then holds the exclusive lock of that directory (`.handoff.lock` in it); the directory must exist.
     ///

@@ -12,7 +12,7 @@ use handoff_protocol::message::{FromService, Hello, Mode, Ready, ToService, Welc
 use handoff_protocol::version::{UNAGREED, VersionRange};
 
 use super::adoption::AdoptionSocket;
-use super::driver::{self, BeforeExit, Driver, DriverRequest};
+use super::driver::{self, Callback, Driver, DriverRequest};
 use super::inbox::{Inbox, Input};
 use super::listeners::Listeners;
 use super::state::State;
@@ -31,8 +31,16 @@ const VERSION_MAX: usize = 128;
 /// The shared part of all server states.
 #[derive(Debug)]
 pub(super) enum Link {
-    Standalone { lock: Mutex<Option<DataLock>> },
-    Supervised { inbox: Arc<Inbox>, listeners: Listeners, mode: Mode, before_exit: BeforeExit },
+    Standalone {
+        lock: Mutex<Option<DataLock>>,
+    },
+    Supervised {
+        inbox: Arc<Inbox>,
+        listeners: Listeners,
+        mode: Mode,
+        before_exit: Callback,
+        on_commit: Callback,
+    },
 }
 
 /// Connects to the supervisor, if there is one. The driver's thread calls `requests`.
@@ -50,12 +58,13 @@ pub(super) fn link(requests: impl Fn(DriverRequest) + Send + 'static) -> Result<
     let listeners = Listeners::new(welcome.listeners.clone(), fds);
     let inbox = Arc::new(Inbox::new().map_err(Error::Channel)?);
     channel.set_nonblocking(true).map_err(Error::Channel)?;
-    let before_exit = BeforeExit::default();
+    let (before_exit, on_commit) = (Callback::default(), Callback::default());
     let mut driver = Driver::new(channel, id, &welcome, adoption, Arc::clone(&inbox), Box::new(requests));
     driver.before_exit = before_exit.clone();
+    driver.on_commit = on_commit.clone();
     crash_point!("library/successor/start.welcomed");
     driver::spawn(driver).map_err(Error::Thread)?;
-    Ok(Link::Supervised { inbox, listeners, mode: welcome.mode, before_exit })
+    Ok(Link::Supervised { inbox, listeners, mode: welcome.mode, before_exit, on_commit })
 }
 
 fn handoff_id() -> Result<HandoffId, Error> {
@@ -133,6 +142,13 @@ impl Link {
         match self {
             Self::Standalone { .. } => Origin::Standalone,
             Self::Supervised { .. } => Origin::Supervised,
+        }
+    }
+
+    pub(super) fn on_commit(&self, act: Box<dyn Fn() + Send + Sync>) {
+        match self {
+            Self::Supervised { on_commit, .. } => on_commit.set(act),
+            Self::Standalone { .. } => act(),
         }
     }
 

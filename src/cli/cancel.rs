@@ -34,8 +34,11 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     Ok(match outcome.outcome {
         Ending::RolledBack | Ending::Stopped => Exit::Done,
         // The old process died in the meantime, so the upgrade was completed.
-        Ending::Committed | Ending::Started | Ending::Unchanged | Ending::Staged | Ending::Failed => {
-            Exit::Failed
-        }
+        Ending::Committed
+        | Ending::Started
+        | Ending::Completed
+        | Ending::Unchanged
+        | Ending::Staged
+        | Ending::Failed => Exit::Failed,
     })
 }

@@ -11,7 +11,8 @@ use super::output::{Output, one_line};
 use super::table::{self, wrapped};
 use super::{Json, ask, human};
 use crate::config::{self, Dirs};
-use crate::control::api::{Request, Response, ServiceStatus, Skew};
+use crate::control::api::{Request, Response, ServiceStatus, Skew, State};
+use crate::sys::process;
 
 /// Time limit for the directory of the service files.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -96,7 +97,7 @@ fn table(services: &[ServiceStatus]) -> String {
         let listens: Vec<&str> = status.listeners.iter().map(|listener| listener.address.as_str()).collect();
         [
             status.service.to_string(),
-            status.state.as_str().to_owned(),
+            state(status),
             status.generation.to_string(),
             status.pid.map_or_else(String::new, |pid| pid.to_string()),
             status.started_at.map_or_else(String::new, human::since),
@@ -105,6 +106,17 @@ fn table(services: &[ServiceStatus]) -> String {
         ]
     });
     table::table(["SERVICE", "STATE", "GENERATION", "PID", "UP", "LISTENS", "BINARY"], rows)
+}
+
+/// The state, with the exit code or signal of a service that is not started again.
+fn state(status: &ServiceStatus) -> String {
+    let state = status.state.as_str();
+    let exit = status.last_exit.filter(|_| matches!(status.state, State::Exited | State::Failed));
+    match exit {
+        Some(process::Exit { code: Some(code), .. }) => format!("{state} ({code})"),
+        Some(process::Exit { signal: Some(signal), .. }) => format!("{state} (signal {signal})"),
+        Some(process::Exit { code: None, signal: None }) | None => state.to_owned(),
+    }
 }
 
 /// The state of the file at the path.

@@ -32,9 +32,12 @@ pub(super) fn run(request: &Request, dirs: &Dirs, out: &mut Output) -> Result<Ex
             }
             Exit::Failed
         }
-        Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged | Ending::Staged => {
-            Exit::Done
-        }
+        Ending::Committed
+        | Ending::Started
+        | Ending::Completed
+        | Ending::Stopped
+        | Ending::Unchanged
+        | Ending::Staged => Exit::Done,
     })
 }
 
@@ -70,7 +73,8 @@ pub(super) fn print_outcome(outcome: &Outcome, out: &mut Output) {
         Ending::Failed => Style::red as _,
         _ if !outcome.killed.is_empty() || outcome.lost_datagrams > 0 => Style::yellow as _,
         Ending::Staged => Style::yellow as _,
-        Ending::Committed | Ending::Started | Ending::Stopped | Ending::Unchanged => Style::green as _,
+        Ending::Committed | Ending::Started | Ending::Completed | Ending::Unchanged => Style::green as _,
+        Ending::Stopped => (|_: Style, text: &str| text.to_owned()) as _,
     };
     if out.is_json() {
         out.object(&json!({ "outcome": outcome }));

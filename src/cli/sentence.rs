@@ -61,6 +61,9 @@ fn ending(outcome: &Outcome) -> String {
         Ending::Started => {
             format!("{service} now runs {binary} (generation {generation}{pid}): started in {took}.")
         }
+        Ending::Completed => {
+            format!("{service} is done ({binary}, generation {generation}): that took {took}.")
+        }
         Ending::Unchanged if outcome.pid.or(outcome.shim).is_none() => {
             format!("{service} is started from {binary} already: nothing was done.")
         }

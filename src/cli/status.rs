@@ -69,7 +69,7 @@ fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
 
 pub(super) fn describe(status: &ServiceStatus, style: Style) -> String {
     let state = match status.state {
-        State::Serving => style.green(status.state.as_str()),
+        State::Serving | State::Running => style.green(status.state.as_str()),
         State::Failed | State::Backoff => style.red(status.state.as_str()),
         State::Recovering | State::Starting | State::Upgrading | State::Stopping => {
             style.yellow(status.state.as_str())

@@ -170,9 +170,11 @@ impl UpgradeSummary {
                     Ending::RolledBack => (&mut self.rolled_back, Some(Exit::RolledBack)),
                     // Another command has stopped it.
                     Ending::Failed | Ending::Stopped => (&mut self.failed, self.exit.or(Some(Exit::Failed))),
-                    Ending::Committed | Ending::Started | Ending::Unchanged | Ending::Staged => {
-                        (&mut self.committed, self.exit)
-                    }
+                    Ending::Committed
+                    | Ending::Started
+                    | Ending::Completed
+                    | Ending::Unchanged
+                    | Ending::Staged => (&mut self.committed, self.exit),
                 };
                 let is_good =
                     !matches!(outcome.outcome, Ending::RolledBack | Ending::Failed | Ending::Stopped);

@@ -13,7 +13,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// What people write who know other supervisors, and the key of that.
-const ELSEWHERE: [(&[&str], &str); 17] = [
+const ELSEWHERE: [(&[&str], &str); 18] = [
     (&["workdir", "cwd", "chdir", "directory", "working_directory", "workingdirectory"], "working_dir"),
     (
         &["command", "cmd", "exec", "exec_start", "execstart", "program", "path", "executable", "run"],
@@ -33,7 +33,8 @@ const ELSEWHERE: [(&[&str], &str); 17] = [
     (&["enabled", "enable", "auto_start", "start"], "autostart"),
     (&["depends_on", "requires", "wants", "needs", "dependencies"], "after"),
     (&["logs", "logging", "stdout", "stderr"], "log"),
-    (&["type", "protocol", "kind"], "adapter"),
+    (&["protocol"], "adapter"),
+    (&["kind"], "type"),
     (&["respawn", "restart_policy"], "restart"),
     (&["retries", "restart_sec", "start_limit_burst", "max_restarts"], "backoff"),
     (&["success_exit_status", "exit_codes"], "success_exit_codes"),

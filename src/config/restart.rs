@@ -3,15 +3,20 @@
 use handoff_protocol::restart::{Restart, When};
 
 use super::error::Report;
+use super::kind::ServiceKind;
 use super::table::Section;
 
 const KEYS: &[&str] = &["first", "factor", "max", "reset", "attempts", "within"];
 const WHEN: [(&str, When); 3] =
     [("always", When::Always), ("on-failure", When::OnFailure), ("never", When::Never)];
 
-pub(super) fn read(report: &mut Report, root: &Section) -> Restart {
+pub(super) fn read(report: &mut Report, root: &Section, kind: ServiceKind) -> Restart {
     let usual = Restart::default();
-    let when = root.choice(report, "restart", &WHEN).unwrap_or(usual.when);
+    let when = root.choice(report, "restart", &WHEN).unwrap_or(kind.restart());
+    if (kind, when) == (ServiceKind::Oneshot, When::Always) {
+        let hint = "write \"on-failure\" or \"never\", or remove type";
+        root.refuse(report, "restart", "would run the job without end", hint);
+    }
     let mut success = root.numbers(report, "success_exit_codes", 0..=255).unwrap_or_default();
     // As in every shell.
     success.push(0);

@@ -14,6 +14,7 @@ use super::answers;
 use super::binary::check_binary;
 use super::error::{Error, Position, Report};
 use super::hooks::{self, Hooks};
+use super::kind::{self, ServiceKind};
 use super::listen::{self, Listener};
 use super::liveness::{self, Liveness};
 use super::load::PartialService;
@@ -30,6 +31,7 @@ use crate::hooks::{BINARY, check_program};
 use crate::store::{check_named, check_source};
 
 const KEYS: &[&str] = &[
+    "type",
     "binary",
     "args",
     "adapter",
@@ -99,6 +101,8 @@ pub struct Service {
     pub binary_at: Position,
     /// Arguments after the program's name.
     pub args: Vec<String>,
+    /// Whether it is a server or a job.
+    pub kind: ServiceKind,
     /// How the supervisor talks to the service.
     pub adapter: Adapter,
     /// How frames travel between the supervisor and the service.
@@ -306,7 +310,8 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
     let stragglers = [("abort", Stragglers::Abort), ("cut", Stragglers::Cut)];
     let adapters =
         [("handoff", Adapter::Handoff), ("listen-fds", Adapter::ListenFds), ("inject", Adapter::Inject)];
-    let adapter = root.choice(report, "adapter", &adapters).unwrap_or(Adapter::Handoff);
+    let kind = kind::read(report, root);
+    let adapter = root.choice(report, "adapter", &adapters).unwrap_or(kind.adapter());
     let mode = root.choice(report, "mode", &MODES).unwrap_or(Mode::Exclusive);
     let listeners = listen::read(report, root);
     listen::check_number(report, root, listeners.len(), (adapter, mode));
@@ -316,6 +321,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         file: report.file().to_owned(),
         text: String::new(),
         args: root.strings(report, "args").unwrap_or_default(),
+        kind,
         adapter,
         channel: root.choice(report, "channel", &channels).unwrap_or(Transport::Packets),
         probe: probe::read(report, root, adapter, program.notify.is_some(), &listeners),
@@ -340,7 +346,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         resume_limit_ms,
         answer_grace_ms: answers::read(report, root, (adapter, mode), &listeners),
         autostart: root.boolean(report, "autostart").unwrap_or(true),
-        restart: restart::read(report, root),
+        restart: restart::read(report, root, kind),
         env: environment(report, root),
         listeners,
         log: log_limits(report, root),

@@ -140,6 +140,8 @@ pub enum Ending {
     RolledBack,
     /// The service serves again after a stop.
     Started,
+    /// The job is done.
+    Completed,
     /// The service is stopped.
     Stopped,
     /// The version to install runs already.

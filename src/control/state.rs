@@ -14,6 +14,8 @@ pub enum State {
     Starting,
     /// It serves.
     Serving,
+    /// Its job runs.
+    Running,
     /// It serves, and a successor is starting.
     Upgrading,
     /// Its last process is ending.
@@ -39,6 +41,7 @@ impl State {
             State::Recovering => "recovering",
             State::Starting => "starting",
             State::Serving => "serving",
+            State::Running => "running",
             State::Upgrading => "upgrading",
             State::Stopping => "stopping",
             State::Backoff => "backoff",

@@ -146,7 +146,7 @@ impl From<api::Ending> for Ending {
         match ending {
             api::Ending::Committed | api::Ending::Unchanged => Self::Committed,
             api::Ending::RolledBack => Self::RolledBack,
-            api::Ending::Started => Self::Started,
+            api::Ending::Started | api::Ending::Completed => Self::Started,
             api::Ending::Stopped => Self::Stopped,
             api::Ending::Failed => Self::Failed,
             api::Ending::Staged => Self::Staged,

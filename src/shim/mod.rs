@@ -57,6 +57,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use handoff_protocol::message::Mode;
@@ -171,7 +172,6 @@ fn run() -> Result<(), String> {
     let others = others.into_iter().collect::<Result<Vec<_>, _>>().map_err(system)?;
     let mut starting = service::start().map_err(text)?;
     let program = Program::new(config.clone()).map_err(system)?;
-    watch_for_the_end(&program).map_err(system)?;
     end_on_request(terminate, &program).map_err(system)?;
     pass_signals_on(others, &program).map_err(system)?;
     let leaving = Arc::clone(&program);
@@ -179,6 +179,10 @@ fn run() -> Result<(), String> {
         let _ = leaving.end_or_kill();
         leaving.forget();
     });
+
+    let (committed, commit) = std::sync::mpsc::channel();
+    starting.on_commit(move || _ = committed.send(()));
+    watch_for_the_end(&program, config.is_oneshot.then_some(commit)).map_err(system)?;
 
     let mode = starting.mode();
     let ended = Listeners::new(&config, mode, starting.all_listeners())
@@ -254,13 +258,18 @@ fn begin(runner: &mut Runner, warm: bool) -> Result<(), String> {
 }
 
 /// If the program ends by itself, the shim ends too. Before readiness, the code that waits for readiness reports the
-/// end.
-fn watch_for_the_end(program: &Arc<Program>) -> std::io::Result<()> {
+/// end. A job may be done before the daemon has recorded its start, and would then be run again: its end waits for
+/// `commit`.
+fn watch_for_the_end(program: &Arc<Program>, commit: Option<Receiver<()>>) -> std::io::Result<()> {
     let program = Arc::clone(program);
     std::thread::Builder::new().name("handoff-end".to_owned()).spawn(move || {
         let exit = program.await_failure();
         program.forget();
-        log_line!("the program {exit}");
+        if let Some(commit) = commit {
+            let _ = commit.recv();
+        } else {
+            log_line!("the program {exit}");
+        }
         end_like(exit);
     })?;
     Ok(())

@@ -165,6 +165,10 @@ impl Program {
             ..ProgramState::default()
         };
         known.life.step(LifeEvent::Started(started.pid));
+        if self.config.is_oneshot {
+            // Before its end is learnt: it may be done at once.
+            known.life.step(LifeEvent::Serves);
+        }
         self.note_pid(started.pid);
         // Remove the message about an earlier program.
         for extension in [super::REFUSED, super::MAIN_EXIT] {

@@ -217,6 +217,9 @@ impl Runner {
 
     /// Waits until the program is ready, as far as it reports that.
     pub(super) fn await_ready(&self) -> Result<(), String> {
+        if self.config.is_oneshot {
+            return Ok(());
+        }
         let binds = if self.config.adapter == Adapter::Inject { self.config.listen.len() } else { 0 };
         self.await_binds(binds)?;
         self.await_word()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use handoff_protocol::ids::ListenerName;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Adapter, ListenAddress, ProgramSettings, Service};
+use crate::config::{Adapter, ListenAddress, ProgramSettings, Service, ServiceKind};
 use crate::sys::seccomp::Calls;
 
 /// The environment variable with the configuration, as JSON.
@@ -17,6 +17,9 @@ pub const VARIABLE: &str = "HANDOFF_SHIM";
 pub struct ShimConfig {
     /// How the program gets its listeners.
     pub adapter: Adapter,
+    /// Whether it is a job, which is ready when it runs, and done when it ends.
+    #[serde(default)]
+    pub is_oneshot: bool,
     /// The settings for the program.
     pub program: ProgramSettings,
     /// Absolute path of the program.
@@ -48,6 +51,7 @@ impl ShimConfig {
         let listen = config.listeners.iter();
         Self {
             adapter: config.adapter,
+            is_oneshot: config.kind == ServiceKind::Oneshot,
             program: config.program,
             binary,
             args: config.args.clone(),

@@ -10,6 +10,7 @@ mod autostart;
 mod control_socket;
 mod daemon;
 mod input;
+mod job;
 mod keeper;
 mod lane;
 mod listening;

@@ -157,7 +157,8 @@ impl Daemon {
         let prepared = prepare_start(&handle, config).await;
         prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
         let started = handle.request_operation(OperationRequest::Start, Some(asked), Some(progress)).await?;
-        Ok(answer(handle.kept(started).await))
+        let started = handle.kept(started).await;
+        Ok(answer(handle.done(started).await))
     }
 
     /// Enables or disables a service for the start of the daemon.
@@ -180,6 +181,7 @@ impl Daemon {
             Phase::Backoff => import_first_again(&handle, config.clone()).await?,
             _ => {}
         }
+        handle.read(Service::check_no_job)?;
         check_running(&handle, &config).await?;
         let order = OperationRequest::Restart(Box::new(config));
         handle.request_operation(order, Some(asked), Some(progress)).await.map(answer)

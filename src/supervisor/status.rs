@@ -4,7 +4,7 @@ use handoff_protocol::supervisor::{Incumbent, Phase};
 
 use super::rollout::hex;
 use super::service::Service;
-use crate::config;
+use crate::config::{self, ServiceKind};
 use crate::control::api;
 
 impl Service {
@@ -23,6 +23,7 @@ impl Service {
             (Phase::Serving, _) if pid.is_none() || self.incumbent_main_exit().is_some() => {
                 api::State::Starting
             }
+            (Phase::Serving, _) if self.config.kind == ServiceKind::Oneshot => api::State::Running,
             (Phase::Serving, _) => api::State::Serving,
             (Phase::Stopping, _) => api::State::Stopping,
             (_, Incumbent::Absent) => api::State::Starting,

@@ -36,6 +36,7 @@ mod library;
 mod liveness;
 mod moments;
 mod netns;
+mod oneshot;
 mod overlap;
 mod probation;
 mod restarts;

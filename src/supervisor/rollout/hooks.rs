@@ -116,6 +116,7 @@ pub(in crate::supervisor) async fn afterwards(
         api::Ending::Committed => &config.hooks.post_commit,
         api::Ending::RolledBack => &config.hooks.post_rollback,
         api::Ending::Started
+        | api::Ending::Completed
         | api::Ending::Stopped
         | api::Ending::Unchanged
         | api::Ending::Staged

@@ -77,6 +77,7 @@ impl Daemon {
         phases.enter("waiting");
         let turn = handle.import_lock().lock_owned().await;
         handle.settled().await;
+        handle.job_over().await;
         // The service file may have changed meanwhile.
         let (handle, config) = self.find_fresh(&wanted.service).await?;
         handle.compacted().await;
@@ -108,6 +109,7 @@ impl Pipeline {
         asked: RequestedOperation,
         progress: Option<ProgressSink>,
     ) -> Result<Self, Error> {
+        handle.read(Service::check_no_job)?;
         let turn = handle.import_lock().try_lock_owned();
         let busy = |_| handle.read(Service::is_at_work);
         let turn = turn.map_err(busy)?;

@@ -35,6 +35,7 @@
 extern crate alloc;
 
 pub mod deadline;
+pub mod dependency;
 pub mod frame;
 pub mod ids;
 pub mod log_image;

@@ -71,7 +71,7 @@ pub(super) fn describe(status: &ServiceStatus, style: Style) -> String {
     let state = match status.state {
         State::Serving | State::Running => style.green(status.state.as_str()),
         State::Failed | State::Backoff => style.red(status.state.as_str()),
-        State::Recovering | State::Starting | State::Upgrading | State::Stopping => {
+        State::Recovering | State::Waiting | State::Starting | State::Upgrading | State::Stopping => {
             style.yellow(status.state.as_str())
         }
         State::Stopped | State::Exited => status.state.as_str().to_owned(),

@@ -110,7 +110,8 @@ fn waits_for(
 ) -> BTreeSet<ServiceName> {
     let (mut found, mut seen, mut ahead) = (BTreeSet::new(), BTreeSet::new(), vec![name]);
     while let Some(name) = ahead.pop() {
-        for next in services.get(name).map_or(&[][..], |service| &service.after) {
+        let service = services.get(name);
+        for next in service.into_iter().flat_map(|service| &service.dependencies).map(|it| &it.name) {
             if running.contains(next) {
                 found.insert(next.clone());
             } else if seen.insert(next) {

@@ -36,6 +36,7 @@ pub use listen::{IdLookupError, Listener, Owner};
 pub use liveness::Liveness;
 pub use load::{Loaded, PartialService, judge, load, load_service, name_of, read_service, service_files};
 pub use names::nearest;
+pub use order::Dependency;
 pub use probation::{ErrorCount, TrialSettings};
 pub use probe::{Check, Http, Probe};
 pub use program::{DrainCondition, NotifySocket, ProgramSettings, StopMode, StopSignal};

@@ -13,7 +13,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// What people write who know other supervisors, and the key of that.
-const ELSEWHERE: [(&[&str], &str); 18] = [
+const ELSEWHERE: [(&[&str], &str); 19] = [
     (&["workdir", "cwd", "chdir", "directory", "working_directory", "workingdirectory"], "working_dir"),
     (
         &["command", "cmd", "exec", "exec_start", "execstart", "program", "path", "executable", "run"],
@@ -31,7 +31,8 @@ const ELSEWHERE: [(&[&str], &str); 18] = [
     (&["kill_signal", "killsignal", "stopsignal"], "stop_signal"),
     (&["exec_reload", "reload"], "reload_signal"),
     (&["enabled", "enable", "auto_start", "start"], "autostart"),
-    (&["depends_on", "requires", "wants", "needs", "dependencies"], "after"),
+    (&["depends_on", "needs", "dependencies", "binds_to", "part_of"], "requires"),
+    (&["before"], "after"),
     (&["logs", "logging", "stdout", "stderr"], "log"),
     (&["protocol"], "adapter"),
     (&["kind"], "type"),

@@ -18,7 +18,7 @@ use super::kind::{self, ServiceKind};
 use super::listen::{self, Listener};
 use super::liveness::{self, Liveness};
 use super::load::PartialService;
-use super::order;
+use super::order::{self, Dependency};
 use super::probation::{self, TrialSettings};
 use super::probe::{self, Check, Probe};
 use super::program::{self, ProgramSettings};
@@ -62,6 +62,8 @@ const KEYS: &[&str] = &[
     "drain_command",
     "warm",
     "probe",
+    "requires",
+    "wants",
     "after",
     "update",
     "preflight",
@@ -115,10 +117,8 @@ pub struct Service {
     pub hooks: Hooks,
     /// The path that is watched for new versions.
     pub watch: Option<WatchSettings>,
-    /// The services that are upgraded before this one when all services are upgraded.
-    pub after: Vec<ServiceName>,
-    /// The place of `after` in the file, if it is there.
-    pub after_at: Option<Position>,
+    /// The services that it depends on.
+    pub dependencies: Vec<Dependency>,
     /// The requirements for a new version before it is trusted.
     pub trial: TrialSettings,
     /// How a serving process is watched; `None` if it is not.
@@ -328,8 +328,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         program,
         hooks: hooks::read(report, root),
         watch: watch::read(report, root),
-        after: order::read(report, root),
-        after_at: root.at(report, "after"),
+        dependencies: order::read(report, root),
         trial: probation::read(report, root, mode, &listeners),
         liveness: liveness::read(report, root),
         update: update::read(report, root),

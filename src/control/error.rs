@@ -58,6 +58,8 @@ pub enum Kind {
     BindFailed,
     /// The journal or another file could not be written.
     StorageFailed,
+    /// A service that this one requires is not ready.
+    DependencyDown,
     /// The service does not serve, and could not be brought back.
     ServiceDown,
     /// There is no upgrade or start to call off.
@@ -74,7 +76,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::ParseError,
         Kind::InvalidRequest,
         Kind::UnknownMethod,
@@ -89,6 +91,7 @@ impl Kind {
         Kind::SpawnFailed,
         Kind::BindFailed,
         Kind::StorageFailed,
+        Kind::DependencyDown,
         Kind::ServiceDown,
         Kind::NothingToCancel,
         Kind::Rejected,
@@ -125,6 +128,7 @@ impl Kind {
             Kind::SpawnFailed => (-32007, 1),
             Kind::BindFailed => (-32008, 1),
             Kind::StorageFailed => (-32009, 1),
+            Kind::DependencyDown => (-32015, 1),
             Kind::ServiceDown => (-32010, 1),
             Kind::NothingToCancel => (-32011, 1),
             Kind::Rejected => (-32012, 6),

@@ -10,6 +10,8 @@ pub enum State {
     Stopped,
     /// A new daemon is finding out what its processes do.
     Recovering,
+    /// Its start waits for services that it depends on.
+    Waiting,
     /// Its first process is starting.
     Starting,
     /// It serves.
@@ -39,6 +41,7 @@ impl State {
         match self {
             State::Stopped => "stopped",
             State::Recovering => "recovering",
+            State::Waiting => "waiting",
             State::Starting => "starting",
             State::Serving => "serving",
             State::Running => "running",

@@ -13,7 +13,7 @@ use handoff_protocol::ids::ServiceName;
 use handoff_protocol::supervisor::Phase;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 
 use super::adoption_socket::sweep;
 use super::control_socket::serve_always;
@@ -254,6 +254,11 @@ impl Daemon {
         }
     }
 
+    async fn stop_in_order(self: Rc<Self>, handle: Handle) {
+        self.dependents_stopped(&handle.name()).await;
+        stop(handle).await;
+    }
+
     /// Waits until the histories are written, unless the disk hangs.
     async fn flush(&self) {
         let recorder = |handle: &Handle| handle.recorder();
@@ -267,11 +272,11 @@ impl Daemon {
         }
     }
 
-    /// Stops all running services at the same time, and returns when all are down.
-    async fn stop_all(&self) {
+    /// Stops all running services, each when what depends on it is down, and returns when all are down.
+    async fn stop_all(self: &Rc<Self>) {
         let handles: Vec<Handle> = self.services.borrow().values().cloned().collect();
         let stops: Vec<_> =
-            handles.into_iter().map(|handle| tokio::task::spawn_local(stop(handle))).collect();
+            handles.into_iter().map(|handle| spawn_local(Rc::clone(self).stop_in_order(handle))).collect();
         for stop in stops {
             let _ = stop.await;
         }

@@ -64,6 +64,12 @@ impl Daemon {
     /// Takes over what runs, and starts what is to run: after the loss of a daemon what ran then, otherwise what
     /// starts by itself. What runs comes first: it has its addresses, whatever the files say now.
     pub(super) async fn load_all(self: &Rc<Self>, was_lost: bool) {
+        self.load_known(was_lost).await;
+        // Not before all are known: each waits for those that it depends on.
+        self.start_in_order();
+    }
+
+    async fn load_known(self: &Rc<Self>, was_lost: bool) {
         let files = self.read_files(ServiceFileStamps::new(), true).await;
         let is_listed: BTreeSet<ServiceName> = files.found.keys().cloned().collect();
         let PreviousServices { names, bound, unknown: silent } = self.previous_services().await;
@@ -209,6 +215,7 @@ impl Daemon {
             let opened = opened.await.ok().flatten();
             this.not_taken_in.borrow_mut().remove(&name);
             this.load_one(opened, was_lost, file == ServiceFile::Right);
+            this.start_in_order();
             if file == ServiceFile::Missing {
                 this.find_removed(&name);
             }
@@ -236,7 +243,7 @@ impl Daemon {
             let taken_over = service.take_over_left(wanted);
             // A damaged journal does not say which binary is to run.
             if !taken_over && has_file && wanted && !service.journal.is_damaged() {
-                service.start_when_imported();
+                service.is_to_start = true;
             }
             taken_over
         });

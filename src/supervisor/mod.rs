@@ -9,6 +9,7 @@ mod adoption_socket;
 mod autostart;
 mod control_socket;
 mod daemon;
+mod dependencies;
 mod input;
 mod job;
 mod keeper;

@@ -45,6 +45,7 @@ impl Handler for Daemon {
             api::Request::Stop(name) => {
                 let handle = self.find(&name).await?;
                 let asked = asked(Operation::Stop);
+                let dependents = self.stop_dependents(&name, &asked).await?;
                 let called_off = handle.call_off(CancelCause::Stop).await;
                 if let Some((outcome, preparation)) = called_off.preparation {
                     preparation.ended().await;
@@ -59,7 +60,7 @@ impl Handler for Daemon {
                     ended => ended,
                 };
                 match ended {
-                    Ok(outcome) => Ok(answer(handle.kept(outcome).await)),
+                    Ok(outcome) => Ok(answer(with_dependents(handle.kept(outcome).await, &dependents))),
                     Err(error) => {
                         handle.keep_autostart().await?;
                         Err(error)
@@ -108,6 +109,18 @@ impl Handler for Daemon {
     }
 }
 
+/// The end of a stop, with the services that were stopped before.
+fn with_dependents(outcome: api::Outcome, stopped: &[ServiceName]) -> api::Outcome {
+    if stopped.is_empty() {
+        return outcome;
+    }
+    let names = stopped.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(", ");
+    let which = if stopped.len() == 1 { "requires" } else { "require" };
+    let told = format!("{names}, which {which} it, was stopped first");
+    let reason = outcome.reason.iter().cloned().chain([told]).collect::<Vec<_>>().join("; ");
+    api::Outcome { reason: Some(reason), ..outcome }
+}
+
 async fn status_of(handle: Handle) -> Result<api::Response, Error> {
     let status = statuses(vec![handle]).await.pop();
     let status = status.ok_or_else(|| Error::internal("a status was lost"))?;
@@ -146,7 +159,7 @@ impl Daemon {
         status_of(found?).await
     }
 
-    async fn start(
+    pub(super) async fn start(
         &self,
         name: &ServiceName,
         asked: RequestedOperation,
@@ -154,6 +167,7 @@ impl Daemon {
     ) -> Result<api::Response, Error> {
         let (handle, config) = self.find_fresh(name).await?;
         let file = config.text.clone();
+        self.start_needed(&handle, &asked, &progress).await?;
         let prepared = prepare_start(&handle, config).await;
         prepared.inspect_err(|error| handle.with(|service| service.note_refused_start(error, &file)))?;
         let started = handle.request_operation(OperationRequest::Start, Some(asked), Some(progress)).await?;

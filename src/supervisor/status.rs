@@ -15,6 +15,7 @@ impl Service {
             (Phase::Recovering, _) => api::State::Recovering,
             (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
             (Phase::Stopped, _) if self.is_first_imported() => api::State::Starting,
+            (Phase::Stopped, _) if self.has_pending_start() => api::State::Waiting,
             (Phase::Stopped, _) if self.is_exited() => api::State::Exited,
             (Phase::Stopped, _) if self.problems.keeps_it_down() || self.has_failed() => api::State::Failed,
             (Phase::Stopped, _) => api::State::Stopped,

@@ -20,6 +20,7 @@ mod config;
 mod corpus;
 mod daemon;
 mod death;
+mod dependencies;
 mod docs;
 mod doctor;
 mod endurance;

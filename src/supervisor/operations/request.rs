@@ -29,6 +29,8 @@ pub(in crate::supervisor) enum OperationRequest {
 pub(in crate::supervisor) enum StoppedBy {
     /// A person: it stays stopped when the daemon starts again.
     Person,
+    /// A person, who has stopped a service that it requires.
+    Dependency,
     /// The daemon, which ends.
     Daemon,
 }

@@ -76,6 +76,11 @@ impl Service {
         self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.token == token)
     }
 
+    /// Whether a start is on its way: it waits for its next attempt, for a version, or for other services.
+    pub(in crate::supervisor) fn has_pending_start(&self) -> bool {
+        self.next_start.awaited.is_some()
+    }
+
     /// Whether a start waits for its next attempt.
     pub(in crate::supervisor) fn is_start_awaited(&self) -> bool {
         self.next_start.awaited.as_ref().is_some_and(|awaited| awaited.timer.is_some())
@@ -87,6 +92,8 @@ impl Service {
         if has_waited {
             self.next_start.is_not_due();
             self.problems.start_waits_no_longer();
+            // Others may wait for this service.
+            self.settled.notify_waiters();
         }
         has_waited
     }

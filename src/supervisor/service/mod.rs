@@ -74,6 +74,8 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) operations: Operations,
     pub(in crate::supervisor) lanes: Lanes,
     pub(in crate::supervisor) versions: Versions,
+    /// Whether the daemon is to start it, once what it depends on is ready.
+    pub(in crate::supervisor) is_to_start: bool,
     /// What a person has decided about starts with the daemon.
     pub(in crate::supervisor) autostart: Autostart,
     /// What of that is on the disk.
@@ -126,6 +128,7 @@ impl Service {
             operations: Operations::new(recorder),
             lanes,
             versions: Versions::new(store, staged, origins),
+            is_to_start: false,
             autostart,
             kept_autostart: autostart,
             last_exit: None,

@@ -221,6 +221,11 @@ impl Problems {
         self.refused_start.take_if(|refused| read.is_none_or(|text| text != refused.file));
     }
 
+    /// The start waits for other services. Sentences.
+    pub(in crate::supervisor) fn waits_for_others(&mut self, text: String) {
+        self.last = Some(text);
+    }
+
     /// The start waits no longer: it is made, or called off.
     pub(in crate::supervisor) fn start_waits_no_longer(&mut self) {
         self.last = None;

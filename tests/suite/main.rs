@@ -23,6 +23,7 @@ mod death;
 mod docs;
 mod doctor;
 mod endurance;
+mod environment;
 mod files;
 mod history;
 mod hooks;

@@ -6,7 +6,7 @@ use handoff_protocol::ids::{HandoffId, ServiceName};
 
 use super::directory::ProcessDirectory;
 use super::environment::{Environment, EnvironmentSources};
-use crate::config::{self, Adapter, Dirs, ProcessSettings};
+use crate::config::{self, Adapter, Dirs, ProcessIdentity, ProcessSettings};
 use crate::supervisor::lane::Lane;
 use crate::supervisor::service::START_LIMIT;
 use crate::sys::attributes::Attributes;
@@ -62,7 +62,10 @@ impl StartSources {
     fn prepare(self) -> Result<StartContext, String> {
         let system = |error: std::io::Error| error.to_string();
         let reads_memory = self.adapter == Adapter::Inject;
-        let identity = self.settings.permitted(reads_memory).map_err(system)?;
+        let identity = match self.settings.is_empty() {
+            true => ProcessIdentity::default(),
+            false => self.settings.permitted(reads_memory).map_err(system)?,
+        };
         let mut environment = self.environment.read(identity.account.as_ref())?;
         let ids = identity.attributes.ids.as_ref();
         let is_other = ids.is_some_and(|ids| ids.user != effective_user());

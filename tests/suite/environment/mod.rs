@@ -48,9 +48,13 @@ fn arguments_of(pid: u32) -> Vec<String> {
 /// Everything that handoff shows or keeps of the service `s`, apart from the processes themselves.
 fn shown(rig: &Rig) -> String {
     let mut shown = rig.daemon_log();
-    for args in
-        [&["status", "s"][..], &["status", "s", "--json"], &["list", "--json"], &["history", "s", "--json"]]
-    {
+    for args in [
+        &["status", "s"][..],
+        &["status", "s", "--json"],
+        &["list", "--json"],
+        &["history", "s", "--json"],
+        &["show", "s", "--json"],
+    ] {
         let output = rig.run(args);
         shown.push_str(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
     }

@@ -43,6 +43,10 @@ impl ProcessDirectory {
     pub(super) fn add_credentials(&self, credentials: &[Credential]) -> Result<PathBuf, String> {
         let directory = self.path.join(CREDENTIALS);
         DirBuilder::new().mode(0o700).create(&directory).map_err(failed("make", &directory))?;
+        if !regular::is_in_memory(&directory) {
+            let place = directory.display();
+            tracing::warn!("the credentials in {place} are on a disk: the runtime directory is on no tmpfs");
+        }
         for Credential { name, path, .. } in credentials {
             let read = |error: io::Error| format!("credentials.{name}: {path:?} cannot be read: {error}");
             let content = read_bounded(path).map_err(read)?;

@@ -30,9 +30,10 @@ pub(super) fn read(report: &mut Report, root: &Section) -> Vec<Credential> {
             let hint = "write a name of letters, digits, '.', '_' and '-' that begins with no '.'";
             section.wrong::<()>(report, name.value, name.span, "is no name of a credential", hint);
         } else if !Path::new(&path.value).is_absolute() {
-            let cause = format!("{:?} is not an absolute path", path.value);
+            // Not displayed: it may be the secret.
+            let cause = "is not an absolute path";
             let hint = "write the path of the file with the secret, not the secret itself";
-            section.wrong::<()>(report, name.value, path.span, &cause, hint);
+            section.wrong::<()>(report, name.value, path.span, cause, hint);
         } else {
             let at = path.at(report);
             credentials.push(Credential { name: name.value.to_owned(), path: path.value.into(), at });

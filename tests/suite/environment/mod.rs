@@ -2,6 +2,7 @@
 
 mod credentials;
 mod files;
+mod mistakes;
 mod placeholders;
 mod user;
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use handoff::control::api::{Ending, Request};
 
 use super::{PYTHON, edit, environment_of, kill_daemon, open_rig, start, status_field};
-use crate::support::{Rig, ask, copy_program, free_address, service, version};
+use crate::support::{Rig, ask, copy_program, free_address, kill, service, version, wait_for};
 
 /// The user `nobody`.
 const USER: u32 = 65_534;
@@ -42,7 +42,7 @@ fn has_all(pid: u32) {
 #[test]
 fn an_unmodified_program_has_what_the_file_says_and_so_has_the_next() {
     for (adapter, mode) in [("inject", "exclusive"), ("inject", "overlap")] {
-        let Some(rig) = open_rig() else { return };
+        let Some(mut rig) = open_rig() else { return };
         let address = free_address();
         let text = format!(
             "binary = \"/usr/bin/python3\"\nargs = [\"-c\", {PYTHON:?}, \"{address}\"]\nautostart = false\nstore = false\n\
@@ -60,11 +60,11 @@ fn an_unmodified_program_has_what_the_file_says_and_so_has_the_next() {
         let next = rig.status("s").pid.unwrap();
         assert_ne!(next, pid);
         has_all(next);
-        // The end of the shim is the end of the program: a change of the user must not undo that.
-        crate::support::kill(rig.status("s").shim.unwrap());
-        crate::support::wait_for("the end of the program", || {
-            (!fs::exists(format!("/proc/{next}")).unwrap()).then_some(())
-        });
+        // The kernel ends the program with its shim, although the program has changed its user. No daemon helps.
+        let shim = rig.status("s").shim.unwrap();
+        kill_daemon(&mut rig);
+        kill(shim);
+        wait_for("the end of the program", || (!fs::exists(format!("/proc/{next}")).unwrap()).then_some(()));
     }
 }
 
@@ -95,7 +95,7 @@ fn a_server_with_the_library_has_it_and_is_taken_over() {
 
 fn nothing_is_left(rig: &Rig) {
     for directory in ["run/processes", "run/adopt"] {
-        crate::support::wait_for("the end of the files of a process", || {
+        wait_for("the end of the files of a process", || {
             let left = fs::read_dir(rig.path(directory)).into_iter().flatten().count();
             (left == 0).then_some(())
         });
@@ -128,7 +128,7 @@ fn what_cannot_be_given_is_refused_and_the_old_process_serves_on() {
 
 /// A start that failed leaves nothing behind.
 fn nothing_but_one_is_left(rig: &Rig) {
-    crate::support::wait_for("the end of the files of failed starts", || {
+    wait_for("the end of the files of failed starts", || {
         (fs::read_dir(rig.path("run/processes")).unwrap().count() == 1).then_some(())
     });
 }

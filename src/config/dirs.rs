@@ -119,6 +119,35 @@ impl Dirs {
         self.adopt_dir().join(handoff.to_string())
     }
 
+    /// The directory of the directories of single processes.
+    pub fn processes_dir(&self) -> PathBuf {
+        self.runtime.join("processes")
+    }
+
+    /// The directory of the process that this handoff started, if it needs one.
+    pub fn process_dir(&self, handoff: HandoffId) -> PathBuf {
+        self.processes_dir().join(handoff.to_string())
+    }
+
+    /// Lets a group reach the stored versions of a service. Others may pass through the directories above, but not
+    /// list them, and reach nothing else there. Blocks.
+    pub fn open_store_to(&self, service: &ServiceName, group: u32) -> io::Result<()> {
+        const PASS_GROUP: u32 = 0o010;
+        let own = self.service_state(service);
+        if !own.is_dir() {
+            return Ok(());
+        }
+        let_pass(&self.state)?;
+        let_pass(&self.services_state())?;
+        match let_pass(&self.versions(service)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::os::unix::fs::chown(&own, None, Some(group))?;
+        let mode = std::fs::metadata(&own)?.mode() & 0o7777;
+        std::fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(mode | PASS_GROUP))
+    }
+
     /// The file that the only daemon of this state directory locks.
     pub fn lock(&self) -> PathBuf {
         self.state.join("lock")

@@ -3,10 +3,14 @@
 //! There is one TOML file per service, `<config>/services/<name>.toml`. All mistakes are reported, not only the first
 //! one, each with file, line, column, key, cause and remedy.
 
+mod accounts;
 mod address;
 mod answers;
 mod binary;
+mod credentials;
 mod dirs;
+mod env_file;
+mod environment;
 mod error;
 mod hooks;
 mod kind;
@@ -15,8 +19,11 @@ mod liveness;
 mod load;
 mod names;
 mod order;
+mod placeholders;
+mod powers;
 mod probation;
 mod probe;
+mod process;
 mod program;
 mod restart;
 mod service;
@@ -25,9 +32,13 @@ mod units;
 mod update;
 mod watch;
 
+pub use accounts::Account;
 pub use address::{AddressError, ListenAddress, UNIX_PATH_MAX_BYTES};
 pub use binary::{BinaryError, check_binary, resolve};
+pub use credentials::Credential;
 pub use dirs::{DirOverrides, Dirs, DirsError};
+pub use env_file::EnvFile;
+pub use environment::{Inherit, is_reserved};
 pub use error::{Error, Position};
 pub use handoff_protocol::message::Mode;
 pub use hooks::Hooks;
@@ -39,6 +50,7 @@ pub use names::nearest;
 pub use order::Dependency;
 pub use probation::{ErrorCount, TrialSettings};
 pub use probe::{Check, Http, Probe};
+pub use process::{ProcessIdentity, ProcessSettings};
 pub use program::{DrainCondition, NotifySocket, ProgramSettings, StopMode, StopSignal};
 pub use service::{Adapter, LogLimits, Service, Stragglers, known_keys};
 pub use units::{format_duration_ms, parse_duration_ms, parse_duration_word_ms, parse_size_bytes};

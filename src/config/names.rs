@@ -13,7 +13,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// What people write who know other supervisors, and the key of that.
-const ELSEWHERE: [(&[&str], &str); 19] = [
+const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["workdir", "cwd", "chdir", "directory", "working_directory", "workingdirectory"], "working_dir"),
     (
         &["command", "cmd", "exec", "exec_start", "execstart", "program", "path", "executable", "run"],
@@ -39,20 +39,25 @@ const ELSEWHERE: [(&[&str], &str); 19] = [
     (&["respawn", "restart_policy"], "restart"),
     (&["retries", "restart_sec", "start_limit_burst", "max_restarts"], "backoff"),
     (&["success_exit_status", "exit_codes"], "success_exit_codes"),
+    (&["environment_file", "environmentfile", "envfile", "env_files", "dotenv"], "env_file"),
+    (&["pass_environment", "passenvironment"], "env_inherit"),
+    (&["uid", "run_as", "runas"], "user"),
+    (&["gid"], "group"),
+    (&["supplementarygroups", "groups"], "supplementary_groups"),
+    (&["ulimits", "rlimits", "limit", "limitnofile", "limit_nofile", "nofile"], "limits"),
+    (
+        &["ambient_capabilities", "ambientcapabilities", "capabilityboundingset", "cap_add", "cap_drop"],
+        "capabilities",
+    ),
 ];
 
 /// What people look for that has no key, and what to do instead. A clause.
-const WITHOUT_KEY: [(&[&str], &str); 2] = [
-    (
-        &["user", "group", "uid", "gid", "run_as"],
-        "services run as the user of the daemon, unless the program changes its user itself",
-    ),
-    (&["name", "service"], "the name of a service is that of its file"),
-];
+const WITHOUT_KEY: [(&[&str], &str); 1] =
+    [(&["name", "service"], "the name of a service is that of its file")];
 
 /// The key for which other supervisors have this word.
 pub(super) fn meant(word: &str) -> Option<&'static str> {
-    found(word, &ELSEWHERE)
+    found(word, ELSEWHERE)
 }
 
 /// What to do instead of this word, which is no key here.
@@ -80,7 +85,8 @@ mod tests {
         assert_eq!(meant("WorkingDirectory"), Some("working_dir"));
         assert_eq!(meant("ExecStart"), Some("binary"));
         assert_eq!(meant("binaries"), None);
-        assert!(explained("user").unwrap().contains("user of the daemon"));
+        assert_eq!(meant("EnvironmentFile"), Some("env_file"));
+        assert!(explained("name").unwrap().contains("that of its file"));
         for (words, key) in ELSEWHERE {
             assert!(known_keys().contains(&key), "{key}");
             assert!(words.iter().all(|word| !known_keys().contains(word)), "{words:?}");

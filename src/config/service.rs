@@ -12,6 +12,9 @@ use toml::de::DeTable;
 
 use super::answers;
 use super::binary::check_binary;
+use super::credentials::{self, Credential};
+use super::env_file::{self, EnvFile};
+use super::environment::{self, Inherit};
 use super::error::{Error, Position, Report};
 use super::hooks::{self, Hooks};
 use super::kind::{self, ServiceKind};
@@ -21,6 +24,7 @@ use super::load::PartialService;
 use super::order::{self, Dependency};
 use super::probation::{self, TrialSettings};
 use super::probe::{self, Check, Probe};
+use super::process::{self, ProcessSettings};
 use super::program::{self, ProgramSettings};
 use super::restart;
 use super::table::{Section, Spanned};
@@ -50,6 +54,9 @@ const KEYS: &[&str] = &[
     "success_exit_codes",
     "backoff",
     "env",
+    "env_file",
+    "env_inherit",
+    "credentials",
     "listen",
     "log",
     "stop_signal",
@@ -73,6 +80,15 @@ const KEYS: &[&str] = &[
     "canary",
     "liveness",
     "store",
+    "user",
+    "group",
+    "supplementary_groups",
+    "umask",
+    "limits",
+    "nice",
+    "no_new_privs",
+    "capabilities",
+    "private_tmp",
 ];
 
 /// The keys at the top of a service file.
@@ -155,6 +171,14 @@ pub struct Service {
     pub restart: Restart,
     /// Variables added to the program's environment.
     pub env: BTreeMap<String, String>,
+    /// Files of further variables; those of [`Self::env`] win.
+    pub env_files: Vec<EnvFile>,
+    /// The variables of the daemon that it gets.
+    pub env_inherit: Inherit,
+    /// Files with secrets that each process gets a copy of.
+    pub credentials: Vec<Credential>,
+    /// The user, the limits and the capabilities of the program.
+    pub process: ProcessSettings,
     /// The listeners, sorted by name.
     pub listeners: Vec<Listener>,
     /// Rotation of the service's log.
@@ -291,6 +315,7 @@ impl Service {
                 errors.push(mistake(at, key, error.to_string(), error.hint()));
             }
         }
+        errors.extend(self.check_start());
         errors
     }
 }
@@ -320,7 +345,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         name,
         file: report.file().to_owned(),
         text: String::new(),
-        args: root.strings(report, "args").unwrap_or_default(),
+        args: environment::args(report, root, &listeners),
         kind,
         adapter,
         channel: root.choice(report, "channel", &channels).unwrap_or(Transport::Packets),
@@ -346,7 +371,11 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         answer_grace_ms: answers::read(report, root, (adapter, mode), &listeners),
         autostart: root.boolean(report, "autostart").unwrap_or(true),
         restart: restart::read(report, root, kind),
-        env: environment(report, root),
+        env: environment::variables(report, root, &listeners),
+        env_files: env_file::read_key(report, root),
+        env_inherit: environment::inherit(report, root),
+        credentials: credentials::read(report, root),
+        process: process::read(report, root),
         listeners,
         log: log_limits(report, root),
         binary_at: binary.as_ref()?.at(report),
@@ -396,20 +425,6 @@ fn deadline_and_grace(report: &mut Report, root: &Section) -> (u64, u64) {
         root.wrong::<()>(report, "drain_grace", span, &cause, hint);
     }
     (deadline_ms, grace_ms)
-}
-
-fn environment(report: &mut Report, root: &Section) -> BTreeMap<String, String> {
-    let Some(section) = root.section(report, "env", "env.") else { return BTreeMap::new() };
-    let mut env = BTreeMap::new();
-    for (key, value) in section.entries(report) {
-        if key.value.is_empty() || key.value.contains(['=', '\0']) {
-            let hint = "a variable's name is not empty and has neither '=' nor a zero byte in it";
-            section.wrong::<()>(report, key.value, key.span, "is no name of a variable", hint);
-        } else {
-            env.insert(key.value.to_owned(), value.value);
-        }
-    }
-    env
 }
 
 fn log_limits(report: &mut Report, root: &Section) -> LogLimits {

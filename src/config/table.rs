@@ -1,5 +1,7 @@
 //! Reads typed values from a TOML table, and reports values that do not fit, with their position.
 
+mod several;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -10,7 +12,7 @@ use super::names::{explained, meant, nearest};
 use super::units::{parse_duration_ms, parse_size_bytes};
 
 /// Maximum number of known keys that a mistake lists.
-const LISTED_MAX: usize = 12;
+const LISTED_MAX: usize = 15;
 /// The name of a listener in examples.
 const LISTENER: &str = "web";
 
@@ -101,6 +103,10 @@ impl<'t> Section<'t> {
         self.get(key).is_some_and(|found| matches!(found.value, DeValue::Table(_)))
     }
 
+    pub(super) fn is_array(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|found| matches!(found.value, DeValue::Array(_)))
+    }
+
     pub(super) fn string(
         &self,
         report: &mut Report,
@@ -115,10 +121,14 @@ impl<'t> Section<'t> {
     }
 
     pub(super) fn boolean(&self, report: &mut Report, key: &'static str) -> Option<bool> {
+        self.boolean_with(report, key, "write true or false")
+    }
+
+    pub(super) fn boolean_with(&self, report: &mut Report, key: &'static str, hint: &str) -> Option<bool> {
         let found = self.get(key)?;
         match found.value {
             DeValue::Boolean(value) => Some(*value),
-            other => self.wrong_type(report, key, found.span, "a boolean", other, "write true or false"),
+            other => self.wrong_type(report, key, found.span, "a boolean", other, hint),
         }
     }
 
@@ -144,21 +154,6 @@ impl<'t> Section<'t> {
                 self.wrong(report, key, found.span, &format!("{given:?} is not one of its values"), &hint)
             }
         }
-    }
-
-    /// An array of strings without zero bytes, which cannot be arguments of a program.
-    pub(super) fn strings(&self, report: &mut Report, key: &'static str) -> Option<Vec<String>> {
-        let example = "write [\"one\", \"two\"]";
-        let found = self.get(key)?;
-        let DeValue::Array(items) = found.value else {
-            return self.wrong_type(report, key, found.span, "an array of strings", found.value, example);
-        };
-        let mut strings = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            let key = format!("{key}[{index}]");
-            strings.push(self.plain_string(report, &key, item.span(), item.get_ref())?);
-        }
-        Some(strings)
     }
 
     /// All keys of this table with their string values, for tables whose keys the user chooses.
@@ -241,40 +236,6 @@ impl<'t> Section<'t> {
             Ok(number) if range.contains(&number) => Some(number),
             _ => self.wrong(report, key, found.span, &format!("{integer} is out of range"), &hint),
         }
-    }
-
-    /// An array of whole numbers within `range`.
-    pub(super) fn numbers(
-        &self,
-        report: &mut Report,
-        key: &'static str,
-        range: std::ops::RangeInclusive<i32>,
-    ) -> Option<Vec<i32>> {
-        let hint = format!("write numbers from {} to {}, such as [0, 3]", range.start(), range.end());
-        let found = self.get(key)?;
-        let DeValue::Array(items) = found.value else {
-            return self.wrong_type(report, key, found.span, "an array of numbers", found.value, &hint);
-        };
-        let mut numbers = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            let key = format!("{key}[{index}]");
-            let DeValue::Integer(integer) = item.get_ref() else {
-                return self.wrong_type(report, &key, item.span(), "a whole number", item.get_ref(), &hint);
-            };
-            match i32::from_str_radix(integer.as_str(), integer.radix()) {
-                Ok(number) if range.contains(&number) => numbers.push(number),
-                _ => {
-                    return self.wrong(
-                        report,
-                        &key,
-                        item.span(),
-                        &format!("{integer} is out of range"),
-                        &hint,
-                    );
-                }
-            }
-        }
-        Some(numbers)
     }
 
     /// One of a few words.

@@ -148,18 +148,21 @@ fn can_inject() -> Result<(), String> {
     }
     let attempt = || -> io::Result<()> {
         let null = OwnedFd::from(File::options().write(true).open("/dev/null")?);
-        let started = exec::start(Spec {
-            binary: std::env::current_exe()?,
-            args: vec!["--version".into()],
-            env: Vec::new(),
-            working_dir: "/".into(),
-            stdout: null.try_clone()?,
-            stderr: null,
-            listeners: Vec::new(),
-            inherited: Vec::new(),
-            seccomp: Some(Calls::Sockets),
-            files_limit: None,
-        })?;
+        let started = exec::start_by(
+            Path::new("/proc/self/exe"),
+            Spec {
+                binary: std::env::current_exe()?,
+                args: vec!["--version".into()],
+                env: Vec::new(),
+                working_dir: "/".into(),
+                stdout: null.try_clone()?,
+                stderr: null,
+                listeners: Vec::new(),
+                inherited: Vec::new(),
+                seccomp: Some(Calls::Sockets),
+                files_limit: None,
+            },
+        )?;
         let _ = kill(&started.pidfd, Signal::SIGKILL);
         reap_blocking(std::os::fd::AsFd::as_fd(&started.pidfd)).map(drop)
     };

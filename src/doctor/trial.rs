@@ -135,7 +135,7 @@ impl<'a> TrialContext<'a> {
         let spawned = spawn(SpawnSpec {
             binary: std::env::current_exe()?,
             args: vec![VERB.into(), request.into()],
-            env: environment_of(self.service).collect(),
+            env: environment_of(self.service).map_err(io::Error::other)?,
             working_dir: "/".into(),
             stdout: output.try_clone()?,
             stderr: output,

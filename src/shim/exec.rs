@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use handoff_protocol::frame::FDS_MAX;
 use serde::{Deserialize, Serialize};
 
+use crate::sys::attributes::Attributes;
 use crate::sys::channel::Channel;
 use crate::sys::descriptor::{duplicate_from, set_close_on_exec};
 use crate::sys::errno::Errno;
@@ -27,6 +28,7 @@ use crate::sys::exec::{FIRST, execute, place};
 use crate::sys::files::set_files_limit;
 use crate::sys::inherit::take_channel;
 use crate::sys::own_process::hear_end_of_parent;
+use crate::sys::path::first_closed;
 use crate::sys::process::{Signal, kill, reap_blocking};
 use crate::sys::sealed::memory_file;
 use crate::sys::seccomp::{self, Calls};
@@ -74,19 +76,33 @@ pub struct StartedProgram {
 }
 
 /// Starts a program. Blocks until it is executed, a few milliseconds. The error covers everything wrong with the
-/// program.
+/// program, and attributes that this process cannot give.
 ///
 /// The kernel kills the program (SIGKILL) when the calling **thread** ends, and so also when this process does: call it
 /// from a thread that lives as long as the process.
-pub fn start(spec: Spec) -> io::Result<StartedProgram> {
-    start_by(Path::new("/proc/self/exe"), spec)
+pub fn start(spec: Spec, attributes: &Attributes) -> io::Result<StartedProgram> {
+    start_with(Path::new("/proc/self/exe"), spec, Some(std::process::id()), attributes)
 }
 
-/// Like [`start`], for a process that is not `handoff`. `handoff` is the path of that program.
+/// Like [`start`], but the program outlives this process.
+pub fn start_untied(spec: Spec, attributes: &Attributes) -> io::Result<StartedProgram> {
+    start_with(Path::new("/proc/self/exe"), spec, None, attributes)
+}
+
+/// Like [`start`] without attributes, for a process that is not `handoff`. `handoff` is the path of that program.
 pub fn start_by(handoff: &Path, spec: Spec) -> io::Result<StartedProgram> {
+    start_with(handoff, spec, Some(std::process::id()), &Attributes::default())
+}
+
+fn start_with(
+    handoff: &Path,
+    spec: Spec,
+    parent: Option<u32>,
+    attributes: &Attributes,
+) -> io::Result<StartedProgram> {
     check(&spec)?;
     let (channel, theirs) = Channel::pair()?;
-    let (request, named) = ExecRequest::split(&spec);
+    let (request, named) = ExecRequest::split(&spec, parent, attributes);
     let request = request.write()?;
     let fds = std::iter::once(request.as_fd()).chain(named).chain(spec.inherited.iter().map(AsFd::as_fd));
     // The channel accepts the message before the reader exists.
@@ -154,7 +170,8 @@ const ORDER: u8 = b'o';
 /// ones first.
 #[derive(Serialize, Deserialize)]
 struct ExecRequest {
-    parent: u32,
+    /// The process whose end is the end of the program.
+    parent: Option<u32>,
     binary: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
@@ -162,6 +179,7 @@ struct ExecRequest {
     names: Vec<String>,
     seccomp: Option<Calls>,
     files_limit: Option<u64>,
+    attributes: Attributes,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -179,9 +197,14 @@ struct ExecFailure {
 
 impl ExecRequest {
     /// Returns the order and its descriptors.
-    fn split(spec: &Spec) -> (ExecRequest, Vec<BorrowedFd<'_>>) {
+    fn split<'s>(
+        spec: &'s Spec,
+        parent: Option<u32>,
+        attributes: &Attributes,
+    ) -> (ExecRequest, Vec<BorrowedFd<'s>>) {
         let request = ExecRequest {
-            parent: std::process::id(),
+            parent,
+            attributes: attributes.clone(),
             binary: spec.binary.clone().into(),
             args: spec.args.clone(),
             env: spec.env.clone(),
@@ -243,9 +266,7 @@ pub fn main() -> ExitCode {
 
 fn become_program(channel: &mut Channel) -> io::Result<Infallible> {
     let (request, fds) = receive(channel)?;
-    die_with(request.parent)?;
     let (binary, working_dir) = (Path::new(&request.binary), Path::new(&request.working_dir));
-    set_current_dir(working_dir).map_err(|error| explain(binary, working_dir, error))?;
     let path = c_string(request.binary.clone())?;
     let args = std::iter::once(Ok(path.clone())).chain(request.args.iter().cloned().map(c_string));
     let args = args.collect::<io::Result<Vec<_>>>()?;
@@ -255,10 +276,37 @@ fn become_program(channel: &mut Channel) -> io::Result<Infallible> {
     if let Some(current) = request.files_limit {
         set_files_limit(current)?;
     }
+    // Before the attributes: a process without privileges would have to give up setuid programs for it.
     let notify = request.seccomp.map(seccomp::install).transpose()?;
+    request.attributes.apply()?;
+    // A change of the user resets it.
+    request.parent.map_or(Ok(()), die_with)?;
+    // As the user of the program: it may reach directories that the daemon does not, and the reverse.
+    set_current_dir(working_dir)
+        .map_err(|error| explain_to(&request.attributes, binary, working_dir, error))?;
     let notify_fd: Vec<_> = notify.iter().map(AsFd::as_fd).collect();
     channel.send(&serde_json::to_vec(&ExecReply::Executing)?, &notify_fd)?;
-    Err(explain(binary, working_dir, execute(&path, &args, &env)))
+    Err(explain_to(&request.attributes, binary, working_dir, execute(&path, &args, &env)))
+}
+
+/// Adds why the user of the program is refused what the daemon may do.
+fn explain_to(attributes: &Attributes, binary: &Path, working_dir: &Path, error: io::Error) -> io::Error {
+    let Some(ids) = attributes.ids.as_ref().filter(|_| error.kind() == io::ErrorKind::PermissionDenied)
+    else {
+        return explain(binary, working_dir, error);
+    };
+    let closed = [working_dir, binary].into_iter().find_map(first_closed);
+    match closed {
+        Some(closed) => {
+            let text = format!(
+                "cannot start {binary:?} as user {} with group {}: {closed:?} does not let this user pass; change \
+                 its mode or owner",
+                ids.user, ids.group
+            );
+            io::Error::new(io::ErrorKind::PermissionDenied, text)
+        }
+        None => explain(binary, working_dir, error),
+    }
 }
 
 fn receive(channel: &Channel) -> io::Result<(ExecRequest, Vec<OwnedFd>)> {

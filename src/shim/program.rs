@@ -155,7 +155,7 @@ impl Program {
             seccomp: start.seccomp.then(|| self.config.calls()),
             files_limit: Some(self.files_limit),
         };
-        let started = exec::start(spec)?;
+        let started = exec::start(spec, &self.config.attributes)?;
         let first = self.note_first(started.pid);
         *known = ProgramState {
             listeners: start.sockets,

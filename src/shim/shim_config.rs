@@ -7,6 +7,7 @@ use handoff_protocol::ids::ListenerName;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Adapter, ListenAddress, ProgramSettings, Service, ServiceKind};
+use crate::sys::attributes::Attributes;
 use crate::sys::seccomp::Calls;
 
 /// The environment variable with the configuration, as JSON.
@@ -26,6 +27,9 @@ pub struct ShimConfig {
     pub binary: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
+    /// The user, the limits and the like of the program.
+    #[serde(default)]
+    pub attributes: Attributes,
     /// Default time to end.
     pub stop_grace: Duration,
     /// The working directory.
@@ -55,6 +59,7 @@ impl ShimConfig {
             program: config.program,
             binary,
             args: config.args.clone(),
+            attributes: Attributes::default(),
             stop_grace: Duration::from_millis(config.stop_grace_ms),
             working_dir: config.working_dir.clone(),
             listen: listen.map(|listener| (listener.name.clone(), listener.address.to_string())).collect(),

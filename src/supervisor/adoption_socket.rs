@@ -1,11 +1,15 @@
 //! The sockets at which the processes of services wait for a daemon.
 
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
+use super::process::remove_directory;
+use crate::config::Dirs;
 use crate::shim;
 use crate::sys::channel::Channel;
 use crate::sys::errno::Errno;
+use crate::sys::path::hold_itself;
 use crate::sys::socket::{AddressFamily, SockFlag, SockType, connect_path, peer_of, socket};
 
 /// Checks the process that listens there, because it gets the channel of a serving process. It must be that process,
@@ -26,7 +30,7 @@ pub(super) fn check_peer(channel: &Channel, pid: u32) -> io::Result<()> {
 pub(super) fn connect_to(path: &Path) -> io::Result<Channel> {
     let connected = |kind| {
         let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_NONBLOCK)?;
-        connect_path(&socket, path)?;
+        connect_there(&socket, path)?;
         Ok(socket)
     };
     match connected(SockType::SeqPacket) {
@@ -36,12 +40,41 @@ pub(super) fn connect_to(path: &Path) -> io::Result<Channel> {
     }
 }
 
+/// The place of an adoption socket: it is elsewhere if its process has another user than the daemon.
+pub(super) fn place_of(path: &Path) -> PathBuf {
+    std::fs::read_link(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Connects a socket. A process of another user may have put a link into its directory, which could lead to a file system
+/// that does not answer: it is not followed.
+fn connect_there(socket: &OwnedFd, path: &Path) -> Result<(), Errno> {
+    match std::fs::read_link(path) {
+        Err(_) => connect_path(socket, path),
+        Ok(place) => {
+            let held = hold_itself(&place)?;
+            connect_path(socket, Path::new(&format!("/proc/thread-self/fd/{}", held.as_raw_fd())))
+        }
+    }
+}
+
 /// Whether no process listens there. Takes no place in the queue of a process that does: it refuses a socket of another
 /// type (EPROTOTYPE).
 fn is_refused(path: &Path) -> bool {
     let asked = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_NONBLOCK)
-        .and_then(|socket| connect_path(&socket, path));
+        .and_then(|socket| connect_there(&socket, path));
     matches!(asked, Err(Errno::ECONNREFUSED | Errno::ENOENT))
+}
+
+/// Removes the directories of processes that are gone: no process listens at the socket any more.
+pub(super) fn sweep_directories(dirs: &Dirs) {
+    for path in
+        std::fs::read_dir(dirs.processes_dir()).into_iter().flatten().flatten().map(|entry| entry.path())
+    {
+        let socket = path.file_name().map(|name| dirs.adopt_dir().join(name));
+        if socket.is_some_and(|socket| is_refused(&socket)) {
+            remove_directory(&path);
+        }
+    }
 }
 
 /// Removes the sockets of processes that are gone: no process listens there any more. Ends what a shim that is gone

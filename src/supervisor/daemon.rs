@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
-use super::adoption_socket::sweep;
+use super::adoption_socket::{sweep, sweep_directories};
 use super::control_socket::serve_always;
 use super::keeper::KeeperHandle;
 use super::lane::{Lane, Lanes, ThreadHold};
@@ -162,7 +162,7 @@ async fn main(
     tokio::task::spawn_local(install_arrivals(Rc::clone(&daemon), arrived));
     tokio::task::spawn_local(reap_orphans());
     crash_point!("supervisor/start/keeper");
-    sweep_aside(dirs.adopt_dir()).await;
+    sweep_aside(dirs.clone()).await;
     hooks::keep_traces_in(dirs.commands_dir(), COMMANDS_ENDED_WITHIN);
     daemon.load_all(lock.was_lost()).await;
     lock.has_started();
@@ -200,8 +200,12 @@ async fn main(
 
 /// Before any program is started, since what is left of an earlier one may still write. On another thread, which may wait
 /// for other processes.
-async fn sweep_aside(directory: PathBuf) {
-    if let Err(error) = Lane::for_files("leftovers").run_anyway(move || sweep(&directory)).await {
+async fn sweep_aside(dirs: Dirs) {
+    let sweep = move || {
+        sweep(&dirs.adopt_dir());
+        sweep_directories(&dirs);
+    };
+    if let Err(error) = Lane::for_files("leftovers").run_anyway(sweep).await {
         tracing::error!(%error, "what shims have left is not ended");
     }
 }

@@ -25,6 +25,7 @@ pub mod wire;
 
 pub mod accepting;
 pub mod attribute;
+pub mod attributes;
 mod child;
 pub mod clock;
 pub mod epoll;

@@ -41,6 +41,12 @@ pub fn is_executable(path: &Path) -> bool {
     access(path, AccessFlags::X_OK).is_ok()
 }
 
+/// The first component of an absolute path that the real user of this process may not pass or execute.
+pub fn first_closed(path: &Path) -> Option<&Path> {
+    let all: Vec<&Path> = path.ancestors().collect();
+    all.into_iter().rev().find(|path| access(*path, AccessFlags::X_OK) == Err(nix::Error::EACCES))
+}
+
 /// Renames a file without replacing another one: EEXIST.
 pub fn rename_to_new(from: &Path, to: &Path) -> Result<(), Errno> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL);

@@ -57,8 +57,15 @@ pub fn is_path_local(path: &Path) -> bool {
     found.is_ok_and(|found| is_of_kernel(&found))
 }
 
+/// Whether files there are in memory, and not on a disk.
+pub fn is_in_memory(path: &Path) -> bool {
+    let kind = statfs(path).map(|found| found.filesystem_type().0 as u32);
+    kind.is_ok_and(|kind| kind == libc::TMPFS_MAGIC as u32 || kind == RAMFS)
+}
+
+const RAMFS: u32 = 0x8584_58F6;
+
 fn is_of_kernel(found: &Statfs) -> bool {
-    const RAMFS: u32 = 0x8584_58F6;
     const ZFS: u32 = 0x2FC1_2FC1;
     const LOCAL: [u32; 9] = [
         // Also covers ext2 and ext3.
@@ -81,6 +88,13 @@ mod tests {
     use super::*;
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
+
+    #[test]
+    fn files_of_the_kernel_are_not_those_of_a_memory_disk() {
+        assert!(!is_in_memory(Path::new("/proc")) && !is_in_memory(Path::new("/nonexistent")));
+        let shared = Path::new("/dev/shm");
+        assert!(!shared.is_dir() || is_in_memory(shared));
+    }
 
     #[test]
     fn what_is_no_regular_file_is_refused_at_once() {

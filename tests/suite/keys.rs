@@ -14,7 +14,8 @@ fn a_key_of_another_supervisor_leads_to_the_right_one() {
             "port = 80",
             "2:1: port: unknown key; write the addresses as a table: [listen], with web = \"127.0.0.1:8080\"",
         ),
-        ("user = \"www\"", "2:1: user: unknown key; services run as the user of the daemon, unless"),
+        ("run_as = \"www\"", "2:1: run_as: unknown key; did you mean \"user\"?"),
+        ("name = \"www\"", "2:1: name: unknown key; the name of a service is that of its file"),
         ("qqqqqqqqq = 1", "2:1: qqqqqqqqq: unknown key; docs/service-file.md lists the keys"),
     ];
     for (line, told) in table {

@@ -24,6 +24,7 @@ mod dependencies;
 mod docs;
 mod doctor;
 mod endurance;
+mod environment;
 mod files;
 mod history;
 mod hooks;

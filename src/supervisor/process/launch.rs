@@ -1,9 +1,14 @@
 //! Starting a process of a service.
 
+mod directory;
+mod environment;
+mod start_context;
+mod unclaimed;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +19,6 @@ use handoff_protocol::supervisor::{Event, Phase, Target};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::{Process, ProcessParts, Token};
-use crate::config::{self, check_binary};
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
 use crate::shim::{self, shim_config, shim_config::ShimConfig};
@@ -27,14 +31,15 @@ use crate::sys::channel::Channel;
 use crate::sys::files::check_room_for_files;
 use crate::sys::inherit::{ADOPT_VARIABLE, KIND_VARIABLE, STREAM};
 use crate::sys::log_pipe::log_pipe;
-use crate::sys::process::{ProcessId, Signal, kill, reap_blocking};
-use crate::sys::spawn::{SpawnSpec, Spawned, spawn_with_listeners};
-
-/// What a service inherits from the daemon's environment; everything else comes from its service file.
-const INHERITED: [&str; 10] =
-    ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR"];
-
-type Environment = Vec<(OsString, OsString)>;
+use crate::sys::process::ProcessId;
+use crate::sys::spawn::SpawnSpec;
+use directory::ProcessDirectory;
+pub(in crate::supervisor) use directory::remove_directory;
+use environment::Environment;
+pub(crate) use environment::{environment_of, inherited_environment};
+use start_context::{StartContext, StartSources};
+pub(in crate::supervisor) use unclaimed::UnclaimedProcess;
+use unclaimed::start;
 
 impl Service {
     /// Finds the program for a process, then starts it.
@@ -42,6 +47,8 @@ impl Service {
         let path = self.path_of(target);
         let stored = self.stored_binary(&path).zip(self.versions.store().version_at(&path));
         let (inputs, restorer) = (self.inputs.clone(), self.restorer());
+        let (sources, lane) =
+            (StartSources::of(&self.config, &self.shared.dirs, id), self.lanes.programs.clone());
         let (at, what) = (path.clone(), path.display().to_string());
         let (hashes, store) = (self.shared.hashes.clone(), Arc::clone(self.versions.store()));
         let version = stored.as_ref().map(|(_, version)| version.clone());
@@ -71,23 +78,25 @@ impl Service {
             {
                 inputs.send(Input::Origin(origin));
             }
-            inputs.send(Input::Located(LocatedProgram { id, target, path, binary }));
+            let binary = binary.map_err(|error| format!("{}: {error}", path.display()));
+            let context = sources.prepare_in(&lane).await;
+            inputs.send(Input::Located(LocatedProgram { id, target, binary, context }));
         });
     }
 
     /// Starts a process from the program that was found.
     pub(in crate::supervisor) fn found(
         &mut self,
-        LocatedProgram { id, target, path, binary }: LocatedProgram,
+        LocatedProgram { id, target, binary, context }: LocatedProgram,
     ) {
         if self.machine.handoff() != id || self.machine.phase() != Phase::Greeting {
             return;
         }
         let mut events = VecDeque::new();
-        match binary {
-            Ok(Some(binary)) => self.launch(id, target, &binary, &mut events),
-            Ok(None) => {}
-            Err(error) => events.push_back(Event::SpawnFailed(format!("{}: {error}", path.display()))),
+        match (binary, context) {
+            (Ok(Some(binary)), Ok(context)) => self.launch(id, target, &binary, context, &mut events),
+            (Ok(None), _) => {}
+            (Err(error), _) | (_, Err(error)) => events.push_back(Event::SpawnFailed(error)),
         }
         for event in events {
             self.feed(event);
@@ -100,6 +109,7 @@ impl Service {
         id: HandoffId,
         target: Target,
         binary: &Binary,
+        context: StartContext,
         events: &mut VecDeque<Event>,
     ) {
         // Near its limits, the daemon keeps things as they are. A service that is down gets what is left.
@@ -121,7 +131,7 @@ impl Service {
         if let Some(ends) = in_ms(self.machine.time_left(self.moment())) {
             self.note(Fact::Deadline { handoff: id, ends });
         }
-        if let Err(error) = self.try_launch(id, binary) {
+        if let Err(error) = self.try_launch(id, binary, context) {
             events.push_back(Event::SpawnFailed(error.to_string()));
         }
     }
@@ -134,10 +144,10 @@ impl Service {
         Ok(())
     }
 
-    fn try_launch(&mut self, id: HandoffId, binary: &Binary) -> io::Result<()> {
+    fn try_launch(&mut self, id: HandoffId, binary: &Binary, context: StartContext) -> io::Result<()> {
         self.open_listeners().map_err(io::Error::other)?;
         let slot = self.slot_for_successor().map_err(io::Error::other)?;
-        self.start_on(slot, id, binary).inspect_err(|_| self.retire_slot(slot))
+        self.start_on(slot, id, binary, context).inspect_err(|_| self.retire_slot(slot))
     }
 
     /// Gives up the process that is being started. If it starts after all, it is ended.
@@ -148,7 +158,13 @@ impl Service {
         }
     }
 
-    fn start_on(&mut self, slot: u64, id: HandoffId, binary: &Binary) -> io::Result<()> {
+    fn start_on(
+        &mut self,
+        slot: u64,
+        id: HandoffId,
+        binary: &Binary,
+        mut context: StartContext,
+    ) -> io::Result<()> {
         crash_point!("supervisor/launch/slot");
         let (channel, theirs) = match self.config.channel {
             Transport::Packets => Channel::pair()?,
@@ -158,12 +174,12 @@ impl Service {
         let stderr = stdout.try_clone()?;
         crash_point!("supervisor/launch/before-log");
         let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
-        let (program, args, env) = self.command(id, binary)?;
+        let (program, args, env) = self.command(id, binary, &mut context)?;
         let checked = self.config.adapter.is_foreign().then(|| PathBuf::from(&binary.path));
         let spec = SpawnSpec {
             binary: program,
             args,
-            env,
+            env: env.into_iter().collect(),
             working_dir: self.config.working_dir.clone(),
             stdout,
             stderr,
@@ -173,15 +189,24 @@ impl Service {
         crash_point!("supervisor/launch/before-spawn");
         let listening = self.listening.as_ref().filter(|_| self.config.channel == Transport::Stream);
         let listeners = listening.map(|listening| listening.fds(slot)).unwrap_or_default();
-        let copies = listeners.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
+        let names = listening.map(Listening::names).unwrap_or_default();
+        let copies =
+            listeners.iter().zip(names).map(|(fd, name)| Ok((name.to_string(), fd.try_clone_to_owned()?)));
+        let copies = copies.collect::<io::Result<Vec<_>>>()?;
+        // A shim gives them to its program.
+        let attributes = Some(context.attributes).filter(|_| checked.is_none());
+        let attributes = attributes.filter(|attributes| !attributes.is_empty());
         let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
-        let spawned =
-            self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies));
+        let spawned = self
+            .lanes
+            .processes
+            .run_within(START_LIMIT, what, move || start(checked, spec, copies, attributes));
         let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             inputs.send(Input::Spawned(token, spawned.await.and_then(|spawned| spawned)));
         });
-        let prepared = PreparedProcess { token, id, slot, binary: binary.clone(), log, channel };
+        let (binary, directory) = (binary.clone(), context.directory);
+        let prepared = PreparedProcess { token, id, slot, binary, log, channel, directory };
         self.processes.begin_start(StartingProcess { prepared, task: task.abort_handle() });
         Ok(())
     }
@@ -198,7 +223,7 @@ impl Service {
 
     /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
     fn started(&mut self, prepared: PreparedProcess, unclaimed: UnclaimedProcess) -> io::Result<()> {
-        let PreparedProcess { token, id, slot, binary, log, channel } = prepared;
+        let PreparedProcess { token, id, slot, binary, log, channel, directory } = prepared;
         crash_point!("supervisor/launch/spawned");
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
@@ -222,6 +247,9 @@ impl Service {
         let forget = |_: &io::Error| self.shared.keeper.forget_process(&self.name, id);
         self.processes.started(process.inspect_err(forget)?);
         unclaimed.claim();
+        if let Some(directory) = directory {
+            directory.keep();
+        }
         Ok(())
     }
 
@@ -233,17 +261,27 @@ impl Service {
     }
 
     /// What to execute: the program itself, or a shim that runs it.
-    fn command(&self, id: HandoffId, binary: &Binary) -> io::Result<(PathBuf, Vec<OsString>, Environment)> {
-        let (path, mut env) = (PathBuf::from(&binary.path), self.environment(id));
+    fn command(
+        &self,
+        id: HandoffId,
+        binary: &Binary,
+        context: &mut StartContext,
+    ) -> io::Result<(PathBuf, Vec<OsString>, Environment)> {
+        let (path, mut env) = (PathBuf::from(&binary.path), std::mem::take(&mut context.environment));
+        env.extend(self.variables_of_handoff(id));
+        if let Some(path) = context.adoption_path.take() {
+            env.insert(ADOPT_VARIABLE.into(), path.into());
+        }
         if !self.config.adapter.is_foreign() {
             return Ok((path, self.config.args.iter().map(OsString::from).collect(), env));
         }
         let state = self.shared.dirs.service_state(&self.name);
         let mut shim_config = ShimConfig::new(&self.config, path, state, self.shared.dirs.adopt_socket(id));
+        shim_config.attributes = context.attributes.clone();
         let listening = self.listening.as_ref();
         shim_config.first_binds =
             listening.map(|listening| listening.first_binds(&self.config.listeners)).unwrap_or_default();
-        env.push((shim_config::VARIABLE.into(), shim_config.to_text()?.into()));
+        env.insert(shim_config::VARIABLE.into(), shim_config.to_text()?.into());
         Ok((PathBuf::from("/proc/self/exe"), vec![shim::VERB.into(), self.name.as_str().into()], env))
     }
 
@@ -289,11 +327,10 @@ impl Service {
         24 + 2 * self.config.listeners.len() as u64
     }
 
-    fn environment(&self, id: HandoffId) -> Environment {
+    fn variables_of_handoff(&self, id: HandoffId) -> Vec<(OsString, OsString)> {
         let adopt = self.shared.dirs.adopt_socket(id).into_os_string();
         let given = [(ID_VARIABLE.into(), id.to_string().into()), (ADOPT_VARIABLE.into(), adopt)];
-        let configured = environment_of(&self.config);
-        configured.chain(given).chain(self.for_stream()).chain(passed_on()).collect()
+        given.into_iter().chain(self.for_stream()).chain(passed_on()).collect()
     }
 
     /// A stream cannot carry descriptors, so the listeners are inherited.
@@ -333,8 +370,8 @@ impl StartingProcess {
 pub(in crate::supervisor) struct LocatedProgram {
     id: HandoffId,
     target: Target,
-    path: PathBuf,
-    binary: io::Result<Option<Binary>>,
+    binary: Result<Option<Binary>, String>,
+    context: Result<StartContext, String>,
 }
 
 /// What a process gets, and what is known of it before it exists.
@@ -346,55 +383,7 @@ struct PreparedProcess {
     binary: Binary,
     log: LogGuard,
     channel: Channel,
-}
-
-/// Starts a process. Blocks, perhaps forever, on the program and on its working directory. A shim would only report
-/// later that the program at `checked` cannot be executed.
-fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<UnclaimedProcess> {
-    if let Some(path) = checked {
-        check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
-    }
-    let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-    Ok(UnclaimedProcess(Some(spawn_with_listeners(spec, &listeners)?)))
-}
-
-/// A process that is ended unless something takes it over.
-pub(in crate::supervisor) struct UnclaimedProcess(Option<Spawned>);
-
-impl UnclaimedProcess {
-    /// Hands the process over: from now on something else ends it.
-    fn claim(mut self) {
-        self.0 = None;
-    }
-
-    fn copy(&self) -> io::Result<Spawned> {
-        let Some(spawned) = &self.0 else { return Err(io::ErrorKind::NotFound.into()) };
-        Ok(Spawned { pid: spawned.pid, pidfd: spawned.pidfd.try_clone()? })
-    }
-}
-
-impl Drop for UnclaimedProcess {
-    fn drop(&mut self) {
-        if let Some(spawned) = &self.0 {
-            let _ = kill(&spawned.pidfd, Signal::SIGKILL);
-            let _ = reap_blocking(spawned.pidfd.as_fd());
-        }
-    }
-}
-
-/// The environment that a service file gives to a service that this process starts, without the variables of the
-/// handoff.
-pub(crate) fn environment_of(
-    config: &config::Service,
-) -> impl Iterator<Item = (OsString, OsString)> + use<'_> {
-    let inherited = inherited_environment()
-        .filter(|(name, _)| name.to_str().is_none_or(|name| !config.env.contains_key(name)));
-    inherited.chain(config.env.iter().map(|(name, value)| (name.into(), value.into())))
-}
-
-/// What every service and every command of a service file gets from this process's environment.
-pub(crate) fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
-    INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+    directory: Option<ProcessDirectory>,
 }
 
 /// The identity of a process that was just started. The pid cannot belong to another process yet, because nothing has

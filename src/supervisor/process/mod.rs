@@ -6,7 +6,7 @@ mod quiet;
 mod roles;
 
 pub(in crate::supervisor) use ending::terminate;
-pub(in crate::supervisor) use launch::{LocatedProgram, UnclaimedProcess, identity};
+pub(in crate::supervisor) use launch::{LocatedProgram, UnclaimedProcess, identity, remove_directory};
 pub(crate) use launch::{environment_of, inherited_environment};
 pub(in crate::supervisor) use roles::{ProcessRole, Processes};
 

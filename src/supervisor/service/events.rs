@@ -9,7 +9,7 @@ use handoff_protocol::supervisor::{Event, Incumbent};
 
 use super::Service;
 use crate::control::api::Killed;
-use crate::supervisor::process::{Process, ProcessEvent, ProcessRole, Token};
+use crate::supervisor::process::{Process, ProcessEvent, ProcessRole, Token, remove_directory};
 
 impl Service {
     /// Handles an event of a process. If the process was let go meanwhile, the event is dropped.
@@ -118,6 +118,10 @@ impl Service {
         let killed = self.collect_killed(handoff);
         self.shared.keeper.forget_process(&self.name, handoff);
         let _ = std::fs::remove_file(self.shared.dirs.adopt_socket(handoff));
+        let own = self.shared.dirs.process_dir(handoff);
+        if own.is_dir() {
+            self.lanes.processes.post(move || remove_directory(&own));
+        }
         killed
     }
 

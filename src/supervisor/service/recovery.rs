@@ -22,7 +22,7 @@ use super::deadline;
 use super::policy::policy;
 use crate::config::Dirs;
 use crate::crash_points::{crash_point, name};
-use crate::supervisor::adoption_socket::{check_peer, connect_to};
+use crate::supervisor::adoption_socket::{check_peer, connect_to, place_of};
 use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::listening::{Admission, Listening};
 use crate::supervisor::operations::LOST_BEFORE;
@@ -87,7 +87,7 @@ pub(in crate::supervisor) fn lacks_adoption_socket(dirs: &Dirs, standing: &Stand
     let named =
         generations.map(RecordedProcess::from).chain(standing.attempt.iter().map(RecordedProcess::from));
     let is_gone = |named: &RecordedProcess| {
-        let found = std::fs::symlink_metadata(dirs.adopt_socket(named.handoff));
+        let found = std::fs::symlink_metadata(place_of(&dirs.adopt_socket(named.handoff)));
         found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     };
     named.filter(is_gone).any(|named| matches!(open(&named.process), Ok(Some(_))))

@@ -191,6 +191,8 @@ fn the_reference_of_each_table_is_complete() {
         ("hooks", &["## Commands around an upgrade"], ["key", "type", "default"]),
         ("backoff", &["## Pauses"], ["key", "type", "default"]),
         ("update", &["## Keys of the update table", "## Watch a path"], ["key", "type", "default"]),
+        ("limits", &["## Limits of resources"], ["key of `[limits]`", "unit", "limits"]),
+        ("capabilities", &["## Capabilities"], ["key of `[capabilities]`", "type", "meaning"]),
         ("liveness", &["## Liveness"], ["key of `[liveness]`", "form", "without it"]),
         ("probation", &["## Canary and probation"], ["key of `[probation]`", "form", "without it"]),
     ] {

@@ -4,7 +4,7 @@ use handoff_protocol::ids::ServiceName;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, Style, one_line, terminal_width};
-use super::table::{self, wrapped};
+use super::table::{self, Wide, wrapped};
 use super::{Json, ask, human, names, picture, sentence};
 use crate::config::Dirs;
 use crate::control::api::{self, Request, Response};
@@ -39,6 +39,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = |text: &str| super::whole_number(text, 1), conflicts_with_all = ["id", "last"])]
     limit: u64,
     #[command(flatten)]
+    wide: Wide,
+    #[command(flatten)]
     pub(super) json: Json,
 }
 
@@ -62,7 +64,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
             let texts: Vec<String> = entries.iter().map(|entry| describe(entry, style, width)).collect();
             out.line(texts.join("\n\n"));
         }
-        (entries, _) => out.line(table(entries)),
+        (entries, _) => out.line(table(entries, arguments.wide)),
     }
     Ok(Exit::Done)
 }
@@ -97,7 +99,7 @@ fn entries_with_id(entries: Vec<Entry>, part: &str) -> Result<Vec<Entry>, Failur
     }
 }
 
-pub(super) fn table(entries: &[Entry]) -> String {
+pub(super) fn table(entries: &[Entry], wide: Wide) -> String {
     let shown: Vec<(&ServiceName, Option<&Version>)> =
         entries.iter().map(|entry| (&entry.service, entry.to.as_ref().or(entry.from.as_ref()))).collect();
     let rows = entries.iter().enumerate().map(|(at, entry)| {
@@ -113,7 +115,12 @@ pub(super) fn table(entries: &[Entry]) -> String {
             tail(&entry.id.to_string()),
         ]
     });
-    table::table_sparing(["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"], rows, "BY")
+    table::table_sparing(
+        ["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"],
+        rows,
+        "BY",
+        wide,
+    )
 }
 
 /// How it ended, whether something was killed, and how much was lost.

@@ -68,14 +68,7 @@ fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
 }
 
 pub(super) fn describe(status: &ServiceStatus, style: Style) -> String {
-    let state = match status.state {
-        State::Serving | State::Running => style.green(status.state.as_str()),
-        State::Failed | State::Backoff => style.red(status.state.as_str()),
-        State::Recovering | State::Starting | State::Upgrading | State::Stopping => {
-            style.yellow(status.state.as_str())
-        }
-        State::Stopped | State::Exited => status.state.as_str().to_owned(),
-    };
+    let state = painted(status.state, style);
     let phase = status.phase.as_ref().map_or_else(String::new, |phase| format!(" ({phase})"));
     let mut lines = vec![format!("{}: {state}{phase}", style.bold(status.service.as_str()))];
     let mut add = |label: &str, value: String| {
@@ -157,6 +150,18 @@ fn at_start(status: &ServiceStatus) -> Option<&'static str> {
         (DecidedBy::Enable, _) => Some("yes (it was enabled)"),
         (DecidedBy::Disable, _) => Some("no (it was disabled)"),
         (DecidedBy::Stop, _) => Some("no (it was stopped)"),
+    }
+}
+
+/// The word of a state, in its colour.
+pub(super) fn painted(state: State, style: Style) -> String {
+    match state {
+        State::Serving | State::Running => style.green(state.as_str()),
+        State::Failed | State::Backoff => style.red(state.as_str()),
+        State::Recovering | State::Starting | State::Upgrading | State::Stopping => {
+            style.yellow(state.as_str())
+        }
+        State::Stopped | State::Exited => state.as_str().to_owned(),
     }
 }
 

@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::adoption_socket::sweep;
-use super::control_socket::serve_always;
+use super::changes::Changes;
+use super::control_socket::{open_to_groups, serve_always};
 use super::keeper::KeeperHandle;
 use super::lane::{Lane, Lanes, ThreadHold};
 use super::operations::{Operation, OperationRequest, Recorder, RequestedOperation, StoppedBy};
@@ -77,6 +78,8 @@ pub(super) struct Shared {
     pub(super) hashes: Hashes,
     pub(super) keeper: KeeperHandle,
     pub(super) systemd: Rc<Systemd>,
+    /// The way to those who have subscribed to changes.
+    pub(super) changes: Changes,
     /// Takes versions that have appeared at watched paths.
     pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
     /// Whether the daemon is ending: nothing is started any more.
@@ -135,7 +138,8 @@ async fn main(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut quit = signal(SignalKind::quit())?;
-    let control = Listener::bind(&dirs.control_socket())?;
+    let mut control = Listener::bind(&dirs.control_socket())?;
+    open_to_groups(&mut control, &dirs).await;
     crash_point!("supervisor/start/control");
     let systemd = Rc::new(Systemd::new()?);
     let keeper = KeeperHandle::start(&dirs, Rc::clone(&systemd), stored).map_err(Error::Keeper)?;
@@ -146,6 +150,7 @@ async fn main(
             hashes: Hashes::default(),
             keeper,
             systemd,
+            changes: Changes::default(),
             arrivals,
             is_leaving: Cell::new(false),
             was_lost: lock.was_lost(),

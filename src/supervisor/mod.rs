@@ -7,6 +7,7 @@
 
 mod adoption_socket;
 mod autostart;
+mod changes;
 mod control_socket;
 mod daemon;
 mod input;

@@ -41,6 +41,7 @@ use uuid::Uuid;
 
 use crate::config;
 use crate::control::Error;
+use crate::control::api::Change;
 use crate::journal::Journal;
 use crate::supervisor::autostart::Autostart;
 use crate::supervisor::daemon::Shared;
@@ -92,6 +93,8 @@ pub(in crate::supervisor) struct Service {
     this: Weak<RefCell<Service>>,
     /// The inbox, to which tasks report their findings.
     pub(in crate::supervisor) inputs: Inputs,
+    /// What the subscribers know.
+    pub(in crate::supervisor) published: Option<Change>,
     /// What is on its way to the disk.
     pub(in crate::supervisor) disk: PendingWrites,
     /// Notified when the service comes to rest, and when its journal is short again.
@@ -136,6 +139,7 @@ impl Service {
             shared,
             this,
             inputs,
+            published: None,
             disk: PendingWrites::default(),
             settled: Rc::default(),
             timers: Timers::default(),
@@ -268,6 +272,7 @@ impl Service {
         let (phase, share) = (self.phase_name(), self.machine.shares());
         let at_us = self.operations.show(phase, share)?;
         self.report_progress(phase, at_us, self.phase_detail());
+        self.publish();
         Some(phase)
     }
 

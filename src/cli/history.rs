@@ -5,7 +5,7 @@ use handoff_protocol::ids::ServiceName;
 use super::exit::{Exit, Failure};
 use super::output::{Output, Style, one_line, terminal_width};
 use super::table::{self, Wide, wrapped};
-use super::{Json, ask, human, names, picture, sentence};
+use super::{Json, ask, human, names, picture, sentence, stale};
 use crate::config::Dirs;
 use crate::control::api::{self, Request, Response};
 use crate::history::{Ending, Entry, Version};
@@ -52,7 +52,13 @@ const PICTURE_WIDTH: usize = 100;
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let is_one = arguments.last || arguments.id.is_some();
     let limit = if arguments.last { Some(1) } else { (!is_one).then_some(arguments.limit) };
-    let mut entries = entries(arguments.service.clone(), limit, dirs)?;
+    let (mut entries, exit) = match entries(arguments.service.clone(), limit, dirs) {
+        Ok(entries) => (entries, Exit::Done),
+        Err(failure) => {
+            let service = arguments.service.as_ref();
+            (stale::history(failure, service, limit, dirs, out)?, Exit::Stale)
+        }
+    };
     if let Some(id) = &arguments.id {
         entries = entries_with_id(entries, id)?;
     }
@@ -66,7 +72,7 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
         }
         (entries, _) => out.line(table(entries, arguments.wide)),
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 pub(super) fn entries(

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::exit::{Exit, Failure};
 use super::output::{Output, one_line};
 use super::table::{self, Wide, wrapped};
-use super::{Json, ask, human};
+use super::{Json, ask, human, stale};
 use crate::config::{self, Dirs};
 use crate::control::api::{Request, Response, ServiceStatus, Skew, State};
 use crate::sys::process;
@@ -28,7 +28,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let services = services(dirs)?;
+    let services = match services(dirs) {
+        Ok(services) => services,
+        Err(failure) => return stale::list(failure, Some(arguments.wide), dirs, out),
+    };
     let misnamed = misnamed(dirs);
     if out.is_json() {
         out.object(&json!({ "services": services, "errors": misnamed }));
@@ -94,7 +97,7 @@ pub(super) fn services(dirs: &Dirs) -> Result<Vec<ServiceStatus>, Failure> {
     }
 }
 
-fn table(services: &[ServiceStatus], wide: Wide) -> String {
+pub(super) fn table(services: &[ServiceStatus], wide: Wide) -> String {
     let rows = services.iter().map(|status| {
         let listens: Vec<&str> = status.listeners.iter().map(|listener| listener.address.as_str()).collect();
         [

@@ -35,6 +35,7 @@ mod rollout;
 mod selection;
 mod sentence;
 mod show;
+mod stale;
 mod standard_error;
 mod start;
 mod status;
@@ -67,6 +68,7 @@ Exit codes:
   4   rolled back; the old version serves
   5   busy with another operation
   6   the new version was refused before it ran, or would be a step back
+  7   the daemon does not run; the answer is what it wrote last
   64  the command line is wrong
   130 interrupted with Ctrl-C; what the daemon was asked for goes on
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table::{self, Wide};
-use super::{Json, ask, human, names};
+use super::{Json, ask, human, names, stale};
 use crate::config::Dirs;
 use crate::control::api::{Request, Response, VersionStatus};
 
@@ -30,7 +30,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let versions = fetch_versions(&Request::Versions(arguments.service.clone()), dirs)?;
+    let service = &arguments.service;
+    let versions = match fetch_versions(&Request::Versions(service.clone()), dirs) {
+        Ok(versions) => versions,
+        Err(failure) => return stale::versions(failure, service, arguments.wide, dirs, out),
+    };
     if out.is_json() {
         out.object(&json!({ "versions": versions }));
     } else if versions.is_empty() {

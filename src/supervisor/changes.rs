@@ -64,8 +64,9 @@ fn of_broken(status: &ServiceStatus) -> Change {
 }
 
 impl Service {
-    /// Sends what is new to the subscribers. Without any, this costs nothing.
+    /// Sends what is new to the subscribers and to the status file. Without subscribers, this costs almost nothing.
     pub(super) fn publish(&mut self) {
+        self.note_status();
         if !self.shared.changes.has_subscribers() {
             return;
         }

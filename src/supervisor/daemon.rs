@@ -27,6 +27,7 @@ use super::registry::BrokenService;
 use super::rollout::{Arrival, Hashes, install_arrivals};
 use super::service::{Handle, Service};
 use super::state_lock::StateLock;
+use super::status_file::{StatusWriter, keep_status_file};
 use super::systemd::{Systemd, take_stored};
 use crate::config::{Dirs, DirsError};
 use crate::control::{BindError, Caller, Listener};
@@ -80,6 +81,8 @@ pub(super) struct Shared {
     pub(super) systemd: Rc<Systemd>,
     /// The way to those who have subscribed to changes.
     pub(super) changes: Changes,
+    /// What is written for the time when no daemon runs.
+    pub(super) status: StatusWriter,
     /// Takes versions that have appeared at watched paths.
     pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
     /// Whether the daemon is ending: nothing is started any more.
@@ -151,6 +154,7 @@ async fn main(
             keeper,
             systemd,
             changes: Changes::default(),
+            status: StatusWriter::default(),
             arrivals,
             is_leaving: Cell::new(false),
             was_lost: lock.was_lost(),
@@ -174,6 +178,7 @@ async fn main(
     let lock = Rc::new(lock);
     tokio::task::spawn_local(Rc::clone(&lock).write_when_there_is_room());
     crash_point!("supervisor/start/loaded");
+    tokio::task::spawn_local(keep_status_file(Rc::clone(&daemon)));
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
     daemon.shared.systemd.ready();
     tokio::select! {
@@ -259,7 +264,7 @@ impl Daemon {
         }
     }
 
-    /// Waits until the histories are written, unless the disk hangs.
+    /// Waits until the histories and the status file are written, unless the disk hangs.
     async fn flush(&self) {
         let recorder = |handle: &Handle| handle.recorder();
         let recorders: Vec<Recorder> = self.services.borrow().values().map(recorder).collect();
@@ -270,6 +275,7 @@ impl Daemon {
         for flush in flushes {
             let _ = flush.await;
         }
+        self.write_status_file().await;
     }
 
     /// Stops all running services at the same time, and returns when all are down.

@@ -30,6 +30,7 @@ mod service_files;
 mod state;
 mod state_lock;
 mod status;
+mod status_file;
 mod systemd;
 
 pub(crate) use daemon::run;

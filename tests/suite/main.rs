@@ -52,3 +52,4 @@ mod udp;
 mod upgrade;
 mod upgrade_all;
 mod watch;
+mod without_daemon;

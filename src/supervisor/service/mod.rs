@@ -54,6 +54,7 @@ use crate::supervisor::process::{Processes, Token};
 use crate::supervisor::rollout::Versions;
 use crate::supervisor::service_files::ServiceFileStamp;
 use crate::supervisor::state::OpenedState;
+use crate::supervisor::status_file::StatusKey;
 use crate::sys::clock::as_ms;
 use awaiting::NextStart;
 use durable::PendingWrites;
@@ -95,6 +96,8 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) inputs: Inputs,
     /// What the subscribers know.
     pub(in crate::supervisor) published: Option<Change>,
+    /// What the status file knows, or will know in a moment.
+    pub(in crate::supervisor) noted_status: Option<StatusKey>,
     /// What is on its way to the disk.
     pub(in crate::supervisor) disk: PendingWrites,
     /// Notified when the service comes to rest, and when its journal is short again.
@@ -140,6 +143,7 @@ impl Service {
             this,
             inputs,
             published: None,
+            noted_status: None,
             disk: PendingWrites::default(),
             settled: Rc::default(),
             timers: Timers::default(),

@@ -2,6 +2,7 @@
 
 mod api;
 mod pages;
+mod python;
 mod source;
 mod wire;
 

@@ -95,27 +95,28 @@ pub(super) async fn keep_status_file(daemon: Rc<Daemon>) -> Infallible {
 impl Daemon {
     /// Writes the file as things are now. A disk that fails or does not answer costs only the file.
     pub(super) async fn write_status_file(&self) {
+        let (services, dirs) = (self.renewed_statuses(), self.shared.dirs.clone());
+        let what = "the status file".to_owned();
+        let written = self.shared.status.lane.run_within(STATE_TIMEOUT, what, move || {
+            StatusFile::of_this_process(unix_ms(), services).and_then(|file| file.write(&dirs))
+        });
+        if let Err(error) = written.await.and_then(|written| written) {
+            tracing::warn!(%error, "without a daemon, `handoff status` will show an earlier state");
+        }
+    }
+
+    /// The statuses of all services, of which only the changed ones are read again.
+    fn renewed_statuses(&self) -> Vec<ServiceStatus> {
         let writer = &self.shared.status;
-        let services = self.services.borrow();
-        let changed = writer.changed.take();
-        let mut known = writer.known.borrow_mut();
-        for name in &changed {
+        let (services, mut known) = (self.services.borrow(), writer.known.borrow_mut());
+        for name in &writer.changed.take() {
             if let Some(handle) = services.get(name) {
                 known.insert(name.clone(), handle.read(Service::status));
             }
         }
         known.retain(|name, _| services.contains_key(name));
-        drop(services);
         let mut all: Vec<ServiceStatus> = known.values().cloned().chain(self.broken_statuses()).collect();
-        drop(known);
         all.sort_by(|one, other| one.service.cmp(&other.service));
-        let dirs = self.shared.dirs.clone();
-        let what = "the status file".to_owned();
-        let written = writer.lane.run_within(STATE_TIMEOUT, what, move || {
-            StatusFile::of_this_process(unix_ms(), all).and_then(|file| file.write(&dirs))
-        });
-        if let Err(error) = written.await.and_then(|written| written) {
-            tracing::warn!(%error, "without a daemon, `handoff status` will show an earlier state");
-        }
+        all
     }
 }

@@ -52,6 +52,7 @@ pub mod shim;
 #[doc(hidden)]
 pub mod slots;
 mod spool;
+mod status_file;
 #[doc(hidden)]
 pub mod store;
 mod supervisor;

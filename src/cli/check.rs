@@ -9,7 +9,7 @@ use super::claims::absolute;
 use super::exit::{Exit, Failure, services_with_files};
 use super::output::{Output, Style, one_line};
 use super::{Json, names};
-use crate::config::{self, Dirs, Loaded, Service};
+use crate::config::{self, DaemonSettings, Dirs, Loaded, Service};
 use crate::control;
 
 const EXAMPLES: &str = "\
@@ -48,7 +48,11 @@ fn target(text: &str) -> Result<Target, String> {
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let loaded = match &arguments.target {
-        None => config::load(&dirs.config),
+        None => {
+            let mut loaded = config::load(&dirs.config);
+            loaded.errors.extend(daemon_mistakes(dirs));
+            loaded
+        }
         Some(Target::Service(service)) => {
             let file = dirs.service_file(service);
             if file.symlink_metadata().is_err() {
@@ -75,6 +79,14 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     errors.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
     report(&good, &errors, dirs, out);
     Ok(if errors.is_empty() { Exit::Done } else { Exit::ConfigInvalid })
+}
+
+/// Mistakes in the settings of the daemon.
+fn daemon_mistakes(dirs: &Dirs) -> Vec<config::Error> {
+    match DaemonSettings::read(&dirs.config) {
+        Ok(settings) => settings.groups().err().into_iter().collect(),
+        Err(errors) => errors,
+    }
 }
 
 /// One of the installed service files. The others may have its addresses.

@@ -153,7 +153,7 @@ fn table(findings: &[Finding]) -> String {
         };
         [finding.adapter.spelling().to_owned(), verdict.to_owned(), spaced(&finding.why)]
     });
-    table::table(["ADAPTER", "ANSWER", "WHY"], rows)
+    table::table(["ADAPTER", "ANSWER", "WHY"], rows, table::Wide::default())
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub(super) enum Exit {
     Usage,
     /// Ended by Ctrl-C. As in shells: 128 plus the number of the signal. The daemon continues.
     Interrupted,
+    /// The daemon does not run; the answer is what it wrote last.
+    Stale,
     /// Of `is-active`, as of systemctl: the service does not serve.
     NotActive,
     /// Of `is-active`, as of systemctl: there is no such service.
@@ -47,6 +49,7 @@ impl Exit {
             Exit::RolledBack | Exit::NoSuchService => 4,
             Exit::Busy => 5,
             Exit::Rejected => 6,
+            Exit::Stale => 7,
             Exit::Usage => 64,
             Exit::Interrupted => 130,
         }

@@ -6,12 +6,12 @@ use super::table::wrapped_to;
 
 /// Each task, and its commands in the order of the help.
 const GROUPS: [(&str, &[&str]); 6] = [
-    ("Look", &["list", "status", "show", "is-active", "logs", "history"]),
+    ("Look", &["list", "status", "show", "is-active", "logs", "history", "events", "wait"]),
     ("Run", &["daemon", "start", "stop", "restart", "enable", "disable", "kill"]),
     ("Change the version", &["upgrade", "installed", "rollback", "cancel"]),
     ("Stored versions", &["versions", "pin", "gc"]),
     ("Write service files and try programs", &["check", "doctor", "crash-test"]),
-    ("Set up", &["completions", "man", "help"]),
+    ("Set up", &["install", "completions", "man", "help"]),
 ];
 
 /// Commands that are in no group come last.

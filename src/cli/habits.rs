@@ -11,7 +11,10 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["up"], "run `handoff daemon`, or `handoff start --all` while it runs"),
     (&["down"], "run `handoff stop --all`; SIGTERM also ends the daemon"),
     (&["journal", "journalctl", "log", "tail"], "run `handoff logs web`"),
-    (&["monit", "dash", "top", "stats", "watch"], "run `handoff list`"),
+    (
+        &["monit", "dash", "top", "stats", "watch"],
+        "run `handoff list`, or `handoff events` to follow changes",
+    ),
     (&["describe", "inspect", "info", "cat", "env", "config"], "run `handoff show web`"),
     (
         &["update", "redeploy", "reload-or-restart", "try-reload-or-restart", "replace"],
@@ -37,7 +40,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (
         &["startup", "unstartup", "setup", "bootstrap"],
-        "write a unit for `handoff daemon`; the page docs/systemd.md has one",
+        "run `handoff install --systemd`, which writes a unit for the daemon",
     ),
     (
         &["is-failed", "is-enabled", "is-running", "health", "ping"],

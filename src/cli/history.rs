@@ -4,8 +4,8 @@ use handoff_protocol::ids::ServiceName;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, Style, one_line, terminal_width};
-use super::table::{self, wrapped};
-use super::{Json, ask, human, names, picture, sentence};
+use super::table::{self, Wide, wrapped};
+use super::{Json, ask, human, names, picture, sentence, stale};
 use crate::config::Dirs;
 use crate::control::api::{self, Request, Response};
 use crate::history::{Ending, Entry, Version};
@@ -39,6 +39,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = |text: &str| super::whole_number(text, 1), conflicts_with_all = ["id", "last"])]
     limit: u64,
     #[command(flatten)]
+    wide: Wide,
+    #[command(flatten)]
     pub(super) json: Json,
 }
 
@@ -50,7 +52,13 @@ const PICTURE_WIDTH: usize = 100;
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
     let is_one = arguments.last || arguments.id.is_some();
     let limit = if arguments.last { Some(1) } else { (!is_one).then_some(arguments.limit) };
-    let mut entries = entries(arguments.service.clone(), limit, dirs)?;
+    let (mut entries, exit) = match entries(arguments.service.clone(), limit, dirs) {
+        Ok(entries) => (entries, Exit::Done),
+        Err(failure) => {
+            let service = arguments.service.as_ref();
+            (stale::history(failure, service, limit, dirs, out)?, Exit::Stale)
+        }
+    };
     if let Some(id) = &arguments.id {
         entries = entries_with_id(entries, id)?;
     }
@@ -62,9 +70,9 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
             let texts: Vec<String> = entries.iter().map(|entry| describe(entry, style, width)).collect();
             out.line(texts.join("\n\n"));
         }
-        (entries, _) => out.line(table(entries)),
+        (entries, _) => out.line(table(entries, arguments.wide)),
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 pub(super) fn entries(
@@ -97,7 +105,7 @@ fn entries_with_id(entries: Vec<Entry>, part: &str) -> Result<Vec<Entry>, Failur
     }
 }
 
-pub(super) fn table(entries: &[Entry]) -> String {
+pub(super) fn table(entries: &[Entry], wide: Wide) -> String {
     let shown: Vec<(&ServiceName, Option<&Version>)> =
         entries.iter().map(|entry| (&entry.service, entry.to.as_ref().or(entry.from.as_ref()))).collect();
     let rows = entries.iter().enumerate().map(|(at, entry)| {
@@ -113,7 +121,12 @@ pub(super) fn table(entries: &[Entry]) -> String {
             tail(&entry.id.to_string()),
         ]
     });
-    table::table_sparing(["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"], rows, "BY")
+    table::table_sparing(
+        ["AGO", "SERVICE", "WHAT", "OUTCOME", "TO", "TOOK", "GAP", "BY", "ID"],
+        rows,
+        "BY",
+        wide,
+    )
 }
 
 /// How it ended, whether something was killed, and how much was lost.

@@ -95,7 +95,7 @@ impl Interrupt {
                 bar.inspect(ProgressBar::finish_and_clear);
                 print_hint(&goes_on(), json);
             }
-            std::process::exit(Exit::Interrupted as i32);
+            std::process::exit(Exit::Interrupted.code().into());
         });
         watch
     }

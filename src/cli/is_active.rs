@@ -59,9 +59,9 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     Ok(exit_of(&states))
 }
 
-/// Whether a service in this state answers its clients.
+/// Whether a service in this state answers its clients, or its job runs.
 fn is_active(state: State) -> bool {
-    matches!(state, State::Serving | State::Upgrading)
+    matches!(state, State::Serving | State::Upgrading | State::Running)
 }
 
 /// The exit code, as that of systemctl. `None` stands for a service that does not exist.
@@ -83,6 +83,7 @@ mod tests {
         let table: &[(&[Option<State>], u8)] = &[
             (&[serves], 0),
             (&[Some(State::Upgrading)], 0),
+            (&[Some(State::Running)], 0),
             (&[stopped], 3),
             (&[Some(State::Failed)], 3),
             (&[Some(State::Starting)], 3),

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, one_line};
-use super::table::{self, wrapped};
-use super::{Json, ask, human};
+use super::table::{self, Wide, wrapped};
+use super::{Json, ask, human, stale};
 use crate::config::{self, Dirs};
 use crate::control::api::{Request, Response, ServiceStatus, Skew, State};
 use crate::sys::process;
@@ -22,11 +22,16 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 #[command(after_help = "Examples:\n  handoff list\n  handoff list --json | jq -r '.services[].service'")]
 pub(super) struct Arguments {
     #[command(flatten)]
+    wide: Wide,
+    #[command(flatten)]
     pub(super) json: Json,
 }
 
-pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let services = services(dirs)?;
+pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let services = match services(dirs) {
+        Ok(services) => services,
+        Err(failure) => return stale::list(failure, Some(arguments.wide), dirs, out),
+    };
     let misnamed = misnamed(dirs);
     if out.is_json() {
         out.object(&json!({ "services": services, "errors": misnamed }));
@@ -35,7 +40,7 @@ pub(super) fn run(_: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, 
     if services.is_empty() {
         out.line(none(dirs));
     } else {
-        out.line(table(&services));
+        out.line(table(&services, arguments.wide));
         for (status, problem) in
             services.iter().filter_map(|status| status.problem.as_ref().map(|it| (status, it)))
         {
@@ -92,7 +97,7 @@ pub(super) fn services(dirs: &Dirs) -> Result<Vec<ServiceStatus>, Failure> {
     }
 }
 
-fn table(services: &[ServiceStatus]) -> String {
+pub(super) fn table(services: &[ServiceStatus], wide: Wide) -> String {
     let rows = services.iter().map(|status| {
         let listens: Vec<&str> = status.listeners.iter().map(|listener| listener.address.as_str()).collect();
         [
@@ -105,7 +110,7 @@ fn table(services: &[ServiceStatus]) -> String {
             format!("{}{}", status.binary.display(), skew(status.skew)),
         ]
     });
-    table::table(["SERVICE", "STATE", "GENERATION", "PID", "UP", "LISTENS", "BINARY"], rows)
+    table::table(["SERVICE", "STATE", "GENERATION", "PID", "UP", "LISTENS", "BINARY"], rows, wide)
 }
 
 /// The state, with the exit code or signal of a service that is not started again.

@@ -8,6 +8,7 @@ mod crash_test;
 mod daemon;
 mod doctor;
 mod enable;
+mod events;
 mod exit;
 mod follow;
 mod gc;
@@ -15,6 +16,7 @@ mod groups;
 mod habits;
 mod history;
 mod human;
+mod install;
 mod installed;
 mod interrupt;
 mod is_active;
@@ -33,14 +35,17 @@ mod rollout;
 mod selection;
 mod sentence;
 mod show;
+mod stale;
 mod standard_error;
 mod start;
 mod status;
 mod stop;
 mod table;
+mod unit;
 mod upgrade;
 mod upgrade_all;
 mod versions;
+mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -63,6 +68,7 @@ Exit codes:
   4   rolled back; the old version serves
   5   busy with another operation
   6   the new version was refused before it ran, or would be a step back
+  7   the daemon does not run; the answer is what it wrote last
   64  the command line is wrong
   130 interrupted with Ctrl-C; what the daemon was asked for goes on
 
@@ -131,6 +137,8 @@ enum Verb {
     Status(status::Arguments),
     Show(show::Arguments),
     IsActive(is_active::Arguments),
+    Events(events::Arguments),
+    Wait(wait::Arguments),
     Start(start::Arguments),
     Stop(stop::Arguments),
     Enable(enable::EnableArguments),
@@ -149,6 +157,7 @@ enum Verb {
     History(history::Arguments),
     Doctor(doctor::Arguments),
     CrashTest(crash_test::Arguments),
+    Install(install::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -205,7 +214,9 @@ fn misused(error: &clap::Error) -> Exit {
 
 fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
     // Resolved only for the verbs that need them: the others must work anywhere, also in the build of a package.
-    let dirs = || Dirs::resolve(cli.places.into());
+    let overrides = DirOverrides::from(cli.places);
+    let were_given = overrides.config.is_some() || overrides.state.is_some() || overrides.runtime.is_some();
+    let dirs = || Dirs::resolve(overrides);
     match cli.verb {
         Verb::Check(arguments) => check::run(&arguments, &dirs()?, out),
         Verb::Daemon(arguments) => daemon::run(&arguments, dirs()?),
@@ -213,6 +224,8 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Status(arguments) => status::run(&arguments, &dirs()?, out),
         Verb::Show(arguments) => show::run(&arguments, &dirs()?, out),
         Verb::IsActive(arguments) => is_active::run(&arguments, &dirs()?, out),
+        Verb::Events(arguments) => events::run(&arguments, &dirs()?, out),
+        Verb::Wait(arguments) => wait::run(&arguments, &dirs()?, out),
         Verb::Start(arguments) => start::run(&arguments, &dirs()?, out),
         Verb::Stop(arguments) => stop::run(&arguments, &dirs()?, out),
         Verb::Enable(arguments) => enable::enable(&arguments, &dirs()?, out),
@@ -230,6 +243,7 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::History(arguments) => history::run(&arguments, &dirs()?, out),
         Verb::Doctor(arguments) => doctor::run(&arguments, &dirs()?, out),
         Verb::CrashTest(arguments) => crash_test::run(arguments, out),
+        Verb::Install(arguments) => install::run(&arguments, &dirs()?, were_given, out),
         Verb::Completions(arguments) => completions::run(&arguments, out),
         Verb::Man(arguments) => man::run(&arguments, out),
     }
@@ -243,6 +257,8 @@ impl Verb {
             Verb::Status(arguments) => arguments.json.json,
             Verb::Show(arguments) => arguments.json.json,
             Verb::IsActive(arguments) => arguments.json.json,
+            Verb::Events(arguments) => arguments.json.json,
+            Verb::Wait(arguments) => arguments.json.json,
             Verb::Start(arguments) => arguments.json.json,
             Verb::Stop(arguments) => arguments.json.json,
             Verb::Enable(arguments) => arguments.json.json,
@@ -259,6 +275,7 @@ impl Verb {
             Verb::Logs(arguments) => arguments.json.json,
             Verb::History(arguments) => arguments.json.json,
             Verb::Doctor(arguments) => arguments.json.json,
+            Verb::Install(arguments) => arguments.json.json,
             Verb::CrashTest(arguments) => arguments.json(),
             Verb::Daemon(_) | Verb::Completions(_) | Verb::Man(_) => false,
         }

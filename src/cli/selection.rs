@@ -50,6 +50,11 @@ impl Selection {
 pub(super) fn resolve(wanted: &[Wanted], dirs: &Dirs) -> Result<Vec<ServiceName>, Failure> {
     let has_pattern = wanted.iter().any(|it| matches!(it, Wanted::Pattern(_)));
     let known = if has_pattern { names(dirs)? } else { Vec::new() };
+    pick(wanted, &known)
+}
+
+/// The same among known services.
+pub(super) fn pick(wanted: &[Wanted], known: &[ServiceName]) -> Result<Vec<ServiceName>, Failure> {
     let mut selected: Vec<ServiceName> = Vec::new();
     for wanted in wanted {
         let found: Vec<ServiceName> = match wanted {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, Style};
+use super::table::Wide;
 use super::{Json, ask, history, names, status, versions};
 use crate::config::Dirs;
 use crate::control::api::{Request, Response};
@@ -31,6 +32,8 @@ pub(super) struct Arguments {
     #[arg(value_parser = names::service)]
     service: ServiceName,
     #[command(flatten)]
+    wide: Wide,
+    #[command(flatten)]
     pub(super) json: Json,
 }
 
@@ -52,10 +55,10 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     let style = Style::of_stdout();
     out.line(status::describe(&found, style));
     if !kept.is_empty() {
-        out.line(format!("\n{}\n{}", style.bold("Versions"), versions::table(&kept)));
+        out.line(format!("\n{}\n{}", style.bold("Versions"), versions::table(&kept, arguments.wide)));
     }
     if !attempts.is_empty() {
-        out.line(format!("\n{}\n{}", style.bold("Last attempts"), history::table(&attempts)));
+        out.line(format!("\n{}\n{}", style.bold("Last attempts"), history::table(&attempts, arguments.wide)));
     }
     let text = text.unwrap_or_else(|error| format!("It cannot be read: {error}."));
     out.line(format!("\n{}\n{}", style.bold(&file.display().to_string()), text.trim_end()));

@@ -7,7 +7,7 @@ use super::exit::{Exit, Failure};
 use super::output::{Output, Style, one_line};
 use super::selection::{self, Wanted};
 use super::table::wrapped;
-use super::{Json, ask, human, list, sentence};
+use super::{Json, ask, human, list, sentence, stale};
 use crate::config::Dirs;
 use crate::control::api::{
     DecidedBy, Named, NamedIs, Request, Response, ServiceStatus, Skew, StagedStatus, State,
@@ -35,7 +35,14 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
     if arguments.services.is_empty() {
         return all(dirs, out);
     }
-    let selected = selection::resolve(&arguments.services, dirs)?;
+    match some(&arguments.services, dirs, out) {
+        Err(failure) => stale::status(failure, &arguments.services, dirs, out),
+        ended => ended,
+    }
+}
+
+fn some(wanted: &[Wanted], dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
+    let selected = selection::resolve(wanted, dirs)?;
     for (index, service) in selected.into_iter().enumerate() {
         match ask(dirs, &Request::Status(service))? {
             Response::Status(status) if out.is_json() => out.object(&status),
@@ -50,7 +57,10 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
 }
 
 fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let services = list::services(dirs)?;
+    let services = match list::services(dirs) {
+        Ok(services) => services,
+        Err(failure) => return stale::list(failure, None, dirs, out),
+    };
     let misnamed = list::misnamed(dirs);
     if out.is_json() {
         out.object(&json!({ "services": services, "errors": misnamed }));
@@ -68,14 +78,7 @@ fn all(dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
 }
 
 pub(super) fn describe(status: &ServiceStatus, style: Style) -> String {
-    let state = match status.state {
-        State::Serving | State::Running => style.green(status.state.as_str()),
-        State::Failed | State::Backoff => style.red(status.state.as_str()),
-        State::Recovering | State::Waiting | State::Starting | State::Upgrading | State::Stopping => {
-            style.yellow(status.state.as_str())
-        }
-        State::Stopped | State::Exited => status.state.as_str().to_owned(),
-    };
+    let state = painted(status.state, style);
     let phase = status.phase.as_ref().map_or_else(String::new, |phase| format!(" ({phase})"));
     let mut lines = vec![format!("{}: {state}{phase}", style.bold(status.service.as_str()))];
     let mut add = |label: &str, value: String| {
@@ -157,6 +160,18 @@ fn at_start(status: &ServiceStatus) -> Option<&'static str> {
         (DecidedBy::Enable, _) => Some("yes (it was enabled)"),
         (DecidedBy::Disable, _) => Some("no (it was disabled)"),
         (DecidedBy::Stop, _) => Some("no (it was stopped)"),
+    }
+}
+
+/// The word of a state, in its colour.
+pub(super) fn painted(state: State, style: Style) -> String {
+    match state {
+        State::Serving | State::Running => style.green(state.as_str()),
+        State::Failed | State::Backoff => style.red(state.as_str()),
+        State::Recovering | State::Waiting | State::Starting | State::Upgrading | State::Stopping => {
+            style.yellow(state.as_str())
+        }
+        State::Stopped | State::Exited => state.as_str().to_owned(),
     }
 }
 

@@ -7,21 +7,39 @@ use textwrap::{Options, WordSplitter, WrapAlgorithm};
 
 use super::output::{one_line, terminal_width};
 
-/// The columns that are wrapped. The cells of the others are copied, or read at a glance.
+/// The columns that are cut or wrapped. The cells of the others are copied, or read at a glance.
 const LONG: [&str; 5] = ["BINARY", "FROM", "LISTENS", "TO", "WHY"];
-/// A wrapped column has at least this width, unless all of its cells are shorter.
+/// Those that are cut in the middle: both ends of a path tell more than its middle.
+const CUT: [&str; 3] = ["BINARY", "FROM", "TO"];
+/// A long column has at least this width, unless all of its cells are shorter.
 const LONG_MIN: usize = 16;
 /// The space of a column beside its cells.
 const PADDING: usize = 2;
 
-/// A table without lines, one row per line. On a terminal it is as wide as the terminal at most: long cells are
-/// wrapped, and if there is no room even for that, each cell is a line of its own. Elsewhere each row is one line, so
-/// that tools can read it.
+/// An option of the commands that print tables.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(super) struct Wide {
+    /// Print whole cells, also if they are wider than the terminal
+    #[arg(long)]
+    wide: bool,
+}
+
+impl Wide {
+    /// The width that a table may have.
+    fn limit(self) -> Option<usize> {
+        terminal_width().filter(|_| !self.wide)
+    }
+}
+
+/// A table without lines, one row per line. On a terminal it is as wide as the terminal at most: long paths are cut in
+/// the middle, long texts are wrapped, and if there is no room even for that, each cell is a line of its own. With
+/// `--wide` and elsewhere each row is one line, so that tools can read it.
 pub(super) fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
+    wide: Wide,
 ) -> String {
-    drawn(&header, &vectors(rows), terminal_width(), None)
+    drawn(&header, &vectors(rows), wide.limit(), None)
 }
 
 /// The same. On a terminal that is too narrow for all columns, the column `spared` is left out before each cell becomes
@@ -30,8 +48,9 @@ pub(super) fn table_sparing<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
     spared: &str,
+    wide: Wide,
 ) -> String {
-    drawn(&header, &vectors(rows), terminal_width(), Some(spared))
+    drawn(&header, &vectors(rows), wide.limit(), Some(spared))
 }
 
 /// Each cell is one line: a line break in it comes from outside.
@@ -42,7 +61,7 @@ fn vectors<const COLUMNS: usize>(rows: impl IntoIterator<Item = [String; COLUMNS
 fn drawn(header: &[&str], rows: &[Vec<String>], width: Option<usize>, spared: Option<&str>) -> String {
     let Some(width) = width else { return grid(header, rows, None) };
     if width_min(header, rows) <= width {
-        return grid(header, rows, Some(width));
+        return grid(header, &cut(header, rows, width), Some(width));
     }
     if let Some(left_out) = header.iter().position(|name| Some(*name) == spared) {
         let without = |cells: &[String]| {
@@ -52,10 +71,61 @@ fn drawn(header: &[&str], rows: &[Vec<String>], width: Option<usize>, spared: Op
         let fewer: Vec<&str> = header.iter().copied().filter(|name| Some(*name) != spared).collect();
         let short: Vec<Vec<String>> = rows.iter().map(|row| without(row)).collect();
         if width_min(&fewer, &short) <= width {
-            return grid(&fewer, &short, Some(width));
+            return grid(&fewer, &cut(&fewer, &short, width), Some(width));
         }
     }
     records(header, rows, width)
+}
+
+/// The rows with cells that are cut as far as the width demands, and as [`LONG_MIN`] permits: the widest column first.
+fn cut(header: &[&str], rows: &[Vec<String>], width: usize) -> Vec<Vec<String>> {
+    let natural = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].as_str())
+            .chain([header[column]])
+            .map(display_width)
+            .max()
+            .unwrap_or(0)
+    };
+    let mut widths: Vec<usize> = (0..header.len()).map(natural).collect();
+    let can_be_cut =
+        |column: usize, widths: &[usize]| CUT.contains(&header[column]) && widths[column] > LONG_MIN;
+    // The space at the end is cut off.
+    while widths.iter().map(|width| width + PADDING).sum::<usize>() > width + 1 {
+        let widest = (0..header.len())
+            .filter(|column| can_be_cut(*column, &widths))
+            .max_by_key(|column| widths[*column]);
+        let Some(widest) = widest else { break };
+        widths[widest] -= 1;
+    }
+    let row = |row: &Vec<String>| {
+        row.iter().zip(&widths).map(|(cell, width)| without_middle(cell, *width)).collect()
+    };
+    rows.iter().map(row).collect()
+}
+
+/// A text of at most this width: its begin, `…`, and a longer part of its end.
+fn without_middle(text: &str, width: usize) -> String {
+    if display_width(text) <= width || width == 0 {
+        return text.to_owned();
+    }
+    let (head_max, mut head, mut tail) = ((width - 1) / 3, String::new(), String::new());
+    for character in text.chars() {
+        head.push(character);
+        if display_width(&head) > head_max {
+            head.pop();
+            break;
+        }
+    }
+    let tail_max = width - 1 - display_width(&head);
+    for character in text.chars().rev() {
+        tail.insert(0, character);
+        if display_width(&tail) > tail_max {
+            tail.remove(0);
+            break;
+        }
+    }
+    format!("{head}…{tail}")
 }
 
 /// The smallest width in which no column is thinner than it may be.
@@ -141,11 +211,38 @@ mod tests {
         for width in [80, 60, 50] {
             let narrow = drawn(&header, &rows(), Some(width), None);
             assert!(narrow.lines().all(|line| line.chars().count() <= width), "{narrow}");
-            assert!(narrow.lines().count() > 2 && narrow.starts_with(" SERVICE"), "{narrow}");
+            assert!(
+                narrow.lines().count() > 2 && narrow.starts_with(" SERVICE"),
+                "the text is wrapped: {narrow}"
+            );
         }
         let whole = drawn(&header, &rows(), None, None);
         assert_eq!(whole.lines().count(), 2);
         assert!(whole.ends_with(PATH), "{whole}");
+    }
+
+    #[test]
+    fn a_path_is_cut_in_the_middle_and_a_text_is_not() {
+        let header = ["SERVICE", "STATE", "BINARY"];
+        let row = vec!["web".to_owned(), "serving".to_owned(), PATH.to_owned()];
+        let shown = drawn(&header, &[row], Some(60), None);
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(shown.contains("/var/lib/hand…") && shown.ends_with("/s3-server"), "{shown}");
+        assert!(shown.lines().any(|line| line.chars().count() == 60), "no more than needed: {shown}");
+        let header = ["SERVICE", "FROM", "TO"];
+        let both = vec![vec!["web".to_owned(), "short".to_owned(), PATH.to_owned()]];
+        assert!(drawn(&header, &both, Some(50), None).contains(" short "), "only what is too wide");
+    }
+
+    #[test]
+    fn a_text_without_its_middle_has_the_width() {
+        for width in 1..40 {
+            let cut = without_middle(PATH, width);
+            assert_eq!(display_width(&cut), width, "{cut}");
+        }
+        assert_eq!(without_middle("abcdefghij", 7), "ab…ghij");
+        assert_eq!(without_middle("short", 5), "short");
+        assert_eq!(without_middle("日本語日本語日本語", 8), "日…本語", "a wide character has two columns");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::table;
-use super::{Json, ask, human, names};
+use super::table::{self, Wide};
+use super::{Json, ask, human, names, stale};
 use crate::config::Dirs;
 use crate::control::api::{Request, Response, VersionStatus};
 
@@ -24,17 +24,23 @@ pub(super) struct Arguments {
     #[arg(value_parser = names::service)]
     service: ServiceName,
     #[command(flatten)]
+    wide: Wide,
+    #[command(flatten)]
     pub(super) json: Json,
 }
 
 pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Result<Exit, Failure> {
-    let versions = fetch_versions(&Request::Versions(arguments.service.clone()), dirs)?;
+    let service = &arguments.service;
+    let versions = match fetch_versions(&Request::Versions(service.clone()), dirs) {
+        Ok(versions) => versions,
+        Err(failure) => return stale::versions(failure, service, arguments.wide, dirs, out),
+    };
     if out.is_json() {
         out.object(&json!({ "versions": versions }));
     } else if versions.is_empty() {
         out.line(format!("No version of {} is kept.", arguments.service));
     } else {
-        out.line(table(&versions));
+        out.line(table(&versions, arguments.wide));
     }
     Ok(Exit::Done)
 }
@@ -48,7 +54,7 @@ pub(super) fn fetch_versions(request: &Request, dirs: &Dirs) -> Result<Vec<Versi
 }
 
 /// For people, one version per line.
-pub(super) fn table(versions: &[VersionStatus]) -> String {
+pub(super) fn table(versions: &[VersionStatus], wide: Wide) -> String {
     let rows = versions.iter().map(|it| {
         let generations: Vec<String> = it.generations.iter().map(ToString::to_string).collect();
         let states = [(it.current, "current"), (it.pinned, "pinned"), (it.undone, "taken back")];
@@ -63,5 +69,5 @@ pub(super) fn table(versions: &[VersionStatus]) -> String {
             it.binary.as_ref().map_or_else(String::new, |path| path.display().to_string()),
         ]
     });
-    table::table(["VERSION", "SHA256", "GENERATIONS", "SIZE", "ADDED", "STATE", "FROM"], rows)
+    table::table(["VERSION", "SHA256", "GENERATIONS", "SIZE", "ADDED", "STATE", "FROM"], rows, wide)
 }

@@ -93,10 +93,15 @@ impl Dirs {
         let uid = effective_user();
         check_runtime(&self.runtime, uid)?;
         if uid == 0 {
-            let_pass(&self.runtime)
+            let_pass(&self.runtime, uid)
                 .map_err(|error| DirsError::Create { path: self.runtime.clone(), error })?;
         }
         Ok(())
+    }
+
+    /// Lets members of groups pass through the runtime directory to the control socket.
+    pub fn let_others_pass(&self) -> io::Result<()> {
+        let_pass(&self.runtime, effective_user())
     }
 
     /// The socket on which the daemon takes requests.
@@ -216,11 +221,11 @@ impl Dirs {
     }
 }
 
-/// Lets other users pass through a directory of root.
-fn let_pass(path: &Path) -> io::Result<()> {
+/// Lets other users pass through a directory of this user.
+fn let_pass(path: &Path, owner: u32) -> io::Result<()> {
     const PASS: u32 = 0o011;
     let found = std::fs::metadata(path)?;
-    if found.uid() != 0 || found.mode() & PASS == PASS {
+    if found.uid() != owner || found.mode() & PASS == PASS {
         return Ok(());
     }
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(found.mode() & 0o7777 | PASS))

@@ -132,14 +132,19 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn read_file(file: &Path) -> Result<Service, Vec<Error>> {
     let name = name_of(file).map_err(|error| vec![error])?;
-    check_writers(file).map_err(|error| vec![error])?;
-    let bytes = read_bytes(file).map_err(|error| vec![unreadable(file, &error)])?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let at = Some(position(&bytes, error.valid_up_to()));
+    let text = read_text(file).map_err(|error| vec![error])?;
+    Service::parse(name, file, &text)
+}
+
+/// The text of a file that says what the daemon does. Blocks on the file system.
+pub(super) fn read_text(file: &Path) -> Result<String, Error> {
+    check_writers(file)?;
+    let bytes = read_bytes(file).map_err(|error| unreadable(file, &error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = Some(position(error.as_bytes(), error.utf8_error().valid_up_to()));
         let (cause, hint) = ("this is not UTF-8".into(), "save the file as UTF-8".into());
-        vec![Error { file: file.to_owned(), at, key: None, cause, hint }]
-    })?;
-    Service::parse(name, file, text)
+        Error { file: file.to_owned(), at, key: None, cause, hint }
+    })
 }
 
 /// The name of the service that a file belongs to.

@@ -8,6 +8,7 @@ use handoff_protocol::ids::{Generation, HandoffId, ServiceName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use super::changes::{Change, Notice, Subscribe, Subscription};
 use super::error::{Error, Kind};
 use super::params::Params;
 pub use super::state::State;
@@ -19,9 +20,26 @@ use crate::config::nearest;
 #[doc(inline)]
 pub use crate::history::{Ending as HistoryEnding, Entry, Operation, Version};
 
-const METHODS: [&str; 17] = [
-    "ping", "list", "status", "start", "stop", "enable", "disable", "restart", "upgrade", "install",
-    "rollback", "cancel", "versions", "pin", "gc", "history", "kill",
+const METHODS: [&str; 19] = [
+    "ping",
+    "list",
+    "status",
+    "start",
+    "stop",
+    "enable",
+    "disable",
+    "restart",
+    "upgrade",
+    "install",
+    "rollback",
+    "cancel",
+    "versions",
+    "pin",
+    "gc",
+    "history",
+    "kill",
+    "subscribe",
+    "unsubscribe",
 ];
 
 /// One request.
@@ -61,6 +79,10 @@ pub enum Request {
     Gc(Option<ServiceName>),
     /// Lists past attempts. Answered by [`Response::History`].
     History(History),
+    /// Subscribes to changes of services, on this connection. Answered by [`Response::Subscription`].
+    Subscribe(Subscribe),
+    /// Ends a subscription of this connection. Answered in the same way, without states.
+    Unsubscribe(u64),
 }
 
 /// A signal for a program.
@@ -119,6 +141,8 @@ pub enum Response {
     Versions(Vec<VersionStatus>),
     /// To `history`: the newest last.
     History(Vec<Entry>),
+    /// To `subscribe` and `unsubscribe`.
+    Subscription(Subscription),
 }
 
 /// The daemon that answers.
@@ -272,6 +296,8 @@ impl Request {
             Request::Pin(_) => "pin",
             Request::Gc(_) => "gc",
             Request::History(_) => "history",
+            Request::Subscribe(_) => "subscribe",
+            Request::Unsubscribe(_) => "unsubscribe",
         }
     }
 
@@ -294,6 +320,8 @@ impl Request {
             Request::Pin(pin) => json!(pin),
             Request::Kill(kill) => json!(kill),
             Request::History(history) => json!(history),
+            Request::Subscribe(subscribe) => json!(subscribe),
+            Request::Unsubscribe(subscription) => json!({ "subscription": subscription }),
         }
     }
 
@@ -322,6 +350,8 @@ impl Request {
                 service: params.optional_service()?,
                 limit: params.whole_number("limit", "It is a number of attempts.")?,
             }),
+            "subscribe" => Request::Subscribe(Subscribe { services: params.services()? }),
+            "unsubscribe" => Request::Unsubscribe(params.subscription()?),
             _ => return Err(unknown_method(method)),
         };
         params.finish(method)?;
@@ -337,6 +367,9 @@ impl Request {
                 serde_json::from_value(result).map(Response::Status)
             }
             Request::History(_) => serde_json::from_value(result).map(Response::History),
+            Request::Subscribe(_) | Request::Unsubscribe(_) => {
+                serde_json::from_value(result).map(Response::Subscription)
+            }
             Request::Versions(_) | Request::Pin(_) | Request::Gc(_) => {
                 serde_json::from_value(result).map(Response::Versions)
             }

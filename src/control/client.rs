@@ -3,9 +3,9 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::api::{Progress, Request, Response};
+use super::api::{Notice, Progress, Request, Response, Subscribe, Subscription};
 use super::error::Error;
 use super::rpc::{Outgoing, parse_answer, request_line};
 use crate::sys::errno::{Errno, retry};
@@ -20,6 +20,8 @@ pub struct Client {
     path: PathBuf,
     stream: BufReader<UnixStream>,
     last_id: u64,
+    /// The beginning of a line, of which the rest has not come yet.
+    partial: Vec<u8>,
 }
 
 /// Why a request has no answer, or not the expected one.
@@ -52,7 +54,7 @@ impl Client {
     /// Connects. Blocks while the connection queue of the daemon is full, at most 10 s.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
         let stream = connect_within(path).map_err(|error| unreachable(path, &error))?;
-        Ok(Client { path: path.to_owned(), stream: BufReader::new(stream), last_id: 0 })
+        Ok(Client { path: path.to_owned(), stream: BufReader::new(stream), last_id: 0, partial: Vec::new() })
     }
 
     /// Sends a request, passes progress on, and waits for the answer. `ping`, `list`, `status` and `history` time out
@@ -76,14 +78,50 @@ impl Client {
         self.converse(request, &mut |_| false)
     }
 
+    /// Subscribes to changes of services; see [`Client::next_notice`].
+    pub fn subscribe(&mut self, subscribe: &Subscribe) -> Result<Subscription, ClientError> {
+        match self.call(&Request::Subscribe(subscribe.clone()), &mut |_| {})? {
+            Response::Subscription(subscription) => Ok(subscription),
+            other => Err(self.invalid_answer(format!("{other:?}"))),
+        }
+    }
+
+    /// Waits for the next message of a subscription, without a limit or at most for `limit`. `None` if none came.
+    pub fn next_notice(&mut self, limit: Option<Duration>) -> Result<Option<Notice>, ClientError> {
+        let until = limit.map(|limit| Instant::now() + limit);
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            let set = self.stream.get_ref().set_read_timeout(left);
+            set.map_err(|error| unreachable(&self.path, &error))?;
+            match self.stream.read_until(b'\n', &mut self.partial) {
+                Ok(_) if self.partial.ends_with(b"\n") => {
+                    let line = std::mem::take(&mut self.partial);
+                    match parse_answer(&line, self.last_id).map_err(|cause| self.invalid_answer(cause))? {
+                        Outgoing::Event(notice) => return Ok(Some(notice)),
+                        Outgoing::Answer(Err(error)) => return Err(ClientError::Refused(error)),
+                        Outgoing::Ignored | Outgoing::Progress(_) | Outgoing::Answer(Ok(_)) => {}
+                    }
+                }
+                Ok(_) => return Err(unreachable(&self.path, &io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreachable(&self.path, &error)),
+            }
+        }
+    }
+
     /// Sends a request, and waits for the answer as long as `go_on` returns true.
     fn converse(
         &mut self,
         request: &Request,
         go_on: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Option<Response>, ClientError> {
-        let quick =
-            matches!(request, Request::Ping | Request::List | Request::Status(_) | Request::History(_));
+        let quick = matches!(
+            request,
+            Request::Ping | Request::List | Request::Status(_) | Request::History(_) | Request::Subscribe(_)
+        );
         self.last_id += 1;
         self.stream
             .get_ref()
@@ -94,7 +132,8 @@ impl Client {
             match parse_answer(&self.read_line(quick)?, self.last_id)
                 .map_err(|cause| self.invalid_answer(cause))?
             {
-                Outgoing::Ignored => {}
+                // Only `next_notice` returns these.
+                Outgoing::Ignored | Outgoing::Event(_) => {}
                 Outgoing::Progress(progress) => {
                     if !go_on(progress) {
                         return Ok(None);
@@ -162,7 +201,8 @@ fn unreachable(path: &Path, error: &io::Error) -> ClientError {
         }
         io::ErrorKind::PermissionDenied => (
             "permission denied".to_owned(),
-            "It belongs to another user: run this command as that user or as root.",
+            "It belongs to another user: run this command as that user, as root, or as a member of a group that the daemon's \
+             handoff.toml names.",
         ),
         io::ErrorKind::InvalidInput => {
             ("the path is too long".to_owned(), "Choose another with --runtime-dir.")

@@ -85,6 +85,25 @@ impl Params {
         Ok(Kill { service: self.service()?, signal: self.text("signal")? })
     }
 
+    /// The services of a subscription; none stands for all.
+    pub(super) fn services(&mut self) -> Result<Vec<ServiceName>, Error> {
+        let hint = "It is an array of names of services; without it, all are meant.";
+        let wrong = |value: &Value| invalid(format!("The parameter \"services\" is {value}."), hint);
+        let list = match self.0.remove("services") {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(list)) if !list.is_empty() => list,
+            Some(other) => return Err(wrong(&other)),
+        };
+        let name =
+            |value: &Value| value.as_str().and_then(|name| name.parse().ok()).ok_or_else(|| wrong(value));
+        list.iter().map(name).collect()
+    }
+
+    pub(super) fn subscription(&mut self) -> Result<u64, Error> {
+        let hint = "It is the number that `subscribe` has returned.";
+        self.whole_number("subscription", hint)?.ok_or_else(|| missing("subscription", hint))
+    }
+
     fn claims(&mut self) -> Result<Claims, Error> {
         let sha256 = self.text("sha256")?.map(|text| text.parse());
         let sha256 = sha256.transpose().map_err(|cause: String| {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::api::{Progress, Request, Response};
+use super::api::{Notice, Progress, Request, Response};
 use super::error::{Error, Kind};
 
 /// Maximum length of a request line for the daemon, including the newline. Answers have no limit.
@@ -70,6 +70,11 @@ pub fn progress_line(progress: &Progress) -> Vec<u8> {
     line(json!({"jsonrpc": "2.0", "method": "progress", "params": progress}))
 }
 
+/// The line of a notification for a subscriber.
+pub fn event_line(notice: &Notice) -> Vec<u8> {
+    line(json!({"jsonrpc": "2.0", "method": "event", "params": notice}))
+}
+
 fn line(value: Value) -> Vec<u8> {
     let mut line = value.to_string().into_bytes();
     line.push(b'\n');
@@ -83,6 +88,8 @@ pub enum Outgoing {
     Ignored,
     /// Progress of the request under way.
     Progress(Progress),
+    /// A message for a subscription.
+    Event(Notice),
     /// The answer: the result, not parsed yet, or the error.
     Answer(Result<Value, Error>),
 }
@@ -91,11 +98,14 @@ pub enum Outgoing {
 pub fn parse_answer(line: &[u8], id: u64) -> Result<Outgoing, String> {
     let mut envelope: Map<String, Value> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     if let Some(method) = envelope.get("method") {
-        if method != "progress" {
-            return Ok(Outgoing::Ignored);
-        }
+        let kind = method.as_str().unwrap_or_default().to_owned();
         let params = envelope.remove("params").unwrap_or_default();
-        return serde_json::from_value(params).map(Outgoing::Progress).map_err(|error| error.to_string());
+        let read = match kind.as_str() {
+            "progress" => serde_json::from_value(params).map(Outgoing::Progress),
+            "event" => serde_json::from_value(params).map(Outgoing::Event),
+            _ => Ok(Outgoing::Ignored),
+        };
+        return read.map_err(|error| error.to_string());
     }
     if let Some(error) = envelope.get("error") {
         // An error without an id counts too: the daemon sent it before it could read the request.

@@ -11,26 +11,24 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::api::{Progress, Request, Response};
+use super::access::{Access, PeerIds, Right};
+use super::api::{Change, Notice, Progress, Request, Response, Subscription};
 use super::caller::Caller;
 use super::error::{Error, Kind};
-use super::rpc::{LINE_MAX_BYTES, parse_request, progress_line, response_line};
-use crate::config::UNIX_PATH_MAX_BYTES;
-use crate::sys::descriptor::set_mode;
+use super::listener::Listener;
+use super::rpc::{LINE_MAX_BYTES, event_line, parse_request, progress_line, response_line};
+use super::subscriptions::Subscriptions;
 use crate::sys::files::files_limit;
-use crate::sys::socket::{AddressFamily, SockFlag, SockType, bind_path, listen, socket};
+use crate::sys::peer::groups_of_peer;
 use crate::sys::user::effective_user;
 
 /// Maximum number of connected clients, if there are descriptors for them.
@@ -48,6 +46,11 @@ pub trait Handler {
     /// reaches the client before the answer.
     #[allow(async_fn_in_trait)] // Everything stays on one thread, so no Send bound is needed.
     async fn call(&self, request: Request, by: Caller, progress: ProgressSink) -> Result<Response, Error>;
+
+    /// The changes of services from now on.
+    fn changes(&self) -> Option<broadcast::Receiver<Change>> {
+        None
+    }
 }
 
 /// The progress channel of a handler. Never blocks and never fails, even if the client is gone.
@@ -67,88 +70,18 @@ impl ProgressSink {
     }
 }
 
-/// Why the control socket cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The path does not fit into the structure of the kernel.
-    #[error(
-        "the control socket path {path:?} has {length} bytes and the kernel takes at most \
-         {UNIX_PATH_MAX_BYTES}; choose a shorter one with --runtime-dir"
-    )]
-    PathTooLong {
-        /// The path.
-        path: PathBuf,
-        /// Its length in bytes.
-        length: usize,
-    },
-    /// A daemon answers there.
-    #[error("another daemon answers on {0:?}; stop it, or choose another place with --runtime-dir")]
-    InUse(PathBuf),
-    /// A file that is not a socket is in the way.
-    #[error("{0:?} is not a socket; it is in the way of the control socket: remove it")]
-    NotASocket(PathBuf),
-    /// The kernel refused.
-    #[error("the control socket {path:?} cannot be opened: {error}; check its directory")]
-    Io {
-        /// The path.
-        path: PathBuf,
-        /// The error of the kernel.
-        error: io::Error,
-    },
-}
-
-/// The bound control socket. Drop removes the path, if it still belongs to this socket.
-#[derive(Debug)]
-pub struct Listener {
-    socket: StdListener,
-    path: PathBuf,
-    /// Device and inode of the path.
-    identity: (u64, u64),
-}
-
-impl Listener {
-    /// Binds the socket with mode 0600. Replaces the socket of a dead daemon, but not one on which a daemon answers.
-    /// Needs no runtime, and does not block.
-    pub fn bind(path: &Path) -> Result<Listener, BindError> {
-        let length = path.as_os_str().len();
-        if length > UNIX_PATH_MAX_BYTES {
-            return Err(BindError::PathTooLong { path: path.to_owned(), length });
-        }
-        remove_stale(path)?;
-        bind_private(path).map_err(|error| match error.kind() {
-            // Another daemon bound it first.
-            io::ErrorKind::AddrInUse => BindError::InUse(path.to_owned()),
-            _ => BindError::Io { path: path.to_owned(), error },
-        })
-    }
-}
-
-impl Listener {
-    /// Whether clients can reach this socket at its path.
-    pub fn is_there(&self) -> bool {
-        identity(&self.path).is_ok_and(|found| found == self.identity)
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if self.is_there() {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Serves clients until the future is dropped. Must run within a `LocalSet`. Fails only if the runtime does not
 /// accept the socket.
 pub async fn serve(
     listener: impl Borrow<Listener>,
     handler: Rc<impl Handler + 'static>,
 ) -> io::Result<Infallible> {
-    let socket = UnixListener::from_std(listener.borrow().socket.try_clone()?)?;
+    let socket = UnixListener::from_std(listener.borrow().socket().try_clone()?)?;
+    let access = listener.borrow().access();
     let clients = ConnectedClients::for_descriptors(files_limit());
     loop {
         match socket.accept().await {
-            Ok((stream, _)) => admit(stream, &handler, &clients),
+            Ok((stream, _)) => admit(stream, &handler, &clients, access),
             Err(error) => {
                 tracing::warn!(%error, "a control connection could not be accepted");
                 // Out of descriptors: the connection stays in the queue, and an immediate retry would spin.
@@ -156,39 +89,6 @@ pub async fn serve(
             }
         }
     }
-}
-
-fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let io_error = |error| BindError::Io { path: path.to_owned(), error };
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket(path.to_owned()));
-        }
-        Ok(_) => {}
-    }
-    match StdStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(io_error)
-        }
-        Err(error) => Err(io_error(error)),
-        Ok(_) => Err(BindError::InUse(path.to_owned())),
-    }
-}
-
-fn bind_private(path: &Path) -> io::Result<Listener> {
-    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK)?;
-    // Before bind: the path is created with the mode of the socket, so it is never open to others.
-    set_mode(&socket, 0o600)?;
-    bind_path(&socket, path)?;
-    let listener = Listener { socket: socket.into(), path: path.to_owned(), identity: identity(path)? };
-    listen(&listener.socket, CONNECTIONS_MAX as i32)?;
-    Ok(listener)
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// The connected clients, in order of arrival.
@@ -251,13 +151,26 @@ impl ConnectedClients {
     }
 }
 
-fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, clients: &ConnectedClients) {
+fn admit(
+    stream: UnixStream,
+    handler: &Rc<impl Handler + 'static>,
+    clients: &ConnectedClients,
+    access: Access,
+) {
     let peer = stream.peer_cred();
+    let right = peer.as_ref().ok().and_then(|peer| {
+        let (user, group) = (peer.uid(), peer.gid());
+        let groups = groups_of_peer(&stream).unwrap_or_default();
+        access.right(&PeerIds { user, group, groups }, effective_user())
+    });
     let refusal = match &peer {
-        Ok(peer) if !may_control(peer.uid()) => Some(Error::new(
+        Ok(peer) if right.is_none() => Some(Error::new(
             Kind::PermissionDenied,
             format!("User {} may not control this daemon.", peer.uid()),
-            format!("Ask as user {} or as root.", effective_user()),
+            format!(
+                "Ask as user {} or as root, or as a member of a group that its handoff.toml names.",
+                effective_user()
+            ),
         )),
         Err(error) => Some(Error::internal(format!("the peer's credentials cannot be read: {error}"))),
         Ok(_) if !clients.make_room() => Some(Error::new(
@@ -273,12 +186,13 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, clients: &Con
         return;
     }
     let (uid, pid) = peer.map_or((0, None), |peer| (peer.uid(), peer.pid()));
+    let right = right.unwrap_or(Right::Read);
     let by = Caller::of(uid, pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default());
     let number = clients.next_number();
     let (handler, host) = (Rc::clone(handler), clients.clone());
     let task = spawn_local(async move {
         // An error means that the client is gone, so it needs no answer.
-        let _ = converse(stream, by, handler, |activity| host.set(number, activity)).await;
+        let _ = converse(stream, (by, right), handler, |activity| host.set(number, activity)).await;
         host.connected.borrow_mut().remove(&number);
     });
     clients
@@ -287,20 +201,39 @@ fn admit(stream: UnixStream, handler: &Rc<impl Handler + 'static>, clients: &Con
         .insert(number, ConnectedClient { task: task.abort_handle(), activity: ClientActivity::Nothing });
 }
 
-fn may_control(uid: u32) -> bool {
-    uid == 0 || uid == effective_user()
+/// The error for a request that this client may not make.
+fn beyond(request: &Request, by: &Caller) -> Error {
+    let method = request.method();
+    let message =
+        format!("User {} may look at the services of this daemon, and not operate them ({method}).", by.uid);
+    let hint = "Ask as a member of the `group` of its handoff.toml, as the user of the daemon, or as root.";
+    Error::new(Kind::PermissionDenied, message, hint)
 }
 
 async fn converse(
     stream: UnixStream,
-    by: Caller,
+    (by, right): (Caller, Right),
     handler: Rc<impl Handler + 'static>,
     set: impl Fn(ClientActivity),
 ) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
     let mut writer = Writer { stream: writer, set };
     let mut reader = BufReader::with_capacity(1024, reader);
-    while let Some(line) = read_line(&mut reader).await? {
+    let (mut subscriptions, mut line) = (Subscriptions::default(), Vec::new());
+    loop {
+        tokio::select! {
+            biased;
+            is_there = read_line(&mut reader, &mut line) => match is_there? {
+                true => {}
+                false => return Ok(()),
+            },
+            notices = subscriptions.next() => {
+                writer.notify(&notices).await?;
+                (writer.set)(ClientActivity::Nothing);
+                continue;
+            }
+        }
+        let line = std::mem::take(&mut line);
         if line.len() > LINE_MAX_BYTES {
             let message = format!("The request line is longer than {LINE_MAX_BYTES} bytes.");
             let error =
@@ -313,13 +246,47 @@ async fn converse(
         (writer.set)(ClientActivity::Work);
         let incoming = parse_request(&line);
         let answer = match incoming.request {
-            Ok(request) => perform(request, by.clone(), &handler, &mut writer).await?,
+            Ok(request) if request.right() > right => Err(beyond(&request, &by)),
+            Ok(request) => answer_to(request, by.clone(), &handler, &mut writer, &mut subscriptions).await?,
             Err(error) => Err(error),
         };
         writer.write(&response_line(&incoming.id, &answer)).await?;
         (writer.set)(ClientActivity::Nothing);
     }
-    Ok(())
+}
+
+/// Answers a request. A subscription belongs to its connection, and is kept here.
+async fn answer_to(
+    request: Request,
+    by: Caller,
+    handler: &Rc<impl Handler + 'static>,
+    writer: &mut Writer<impl Fn(ClientActivity)>,
+    subscriptions: &mut Subscriptions,
+) -> io::Result<Result<Response, Error>> {
+    match request {
+        Request::Unsubscribe(subscription) => {
+            let ended = subscriptions.remove(subscription);
+            Ok(ended.map(|()| Response::Subscription(Subscription { subscription, states: Vec::new() })))
+        }
+        Request::Subscribe(wanted) => {
+            if let Err(error) = subscriptions.prepare(|| handler.changes()) {
+                return Ok(Err(error));
+            }
+            let request = Request::Subscribe(wanted.clone());
+            let answer = perform(request, by, handler, writer, subscriptions).await?;
+            if answer.is_err() {
+                subscriptions.receive_only_if_wanted();
+            }
+            Ok(answer.map(|response| match response {
+                Response::Subscription(Subscription { states, .. }) => {
+                    let subscription = subscriptions.add(wanted.services);
+                    Response::Subscription(Subscription { subscription, states })
+                }
+                other => other,
+            }))
+        }
+        request => perform(request, by, handler, writer, subscriptions).await,
+    }
 }
 
 /// The way to a client, which may not read.
@@ -336,14 +303,21 @@ impl<F: Fn(ClientActivity)> Writer<F> {
         (self.set)(ClientActivity::Work);
         written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
+
+    async fn notify(&mut self, notices: &[Notice]) -> io::Result<()> {
+        for notice in notices {
+            self.write(&event_line(notice)).await?;
+        }
+        Ok(())
+    }
 }
 
-/// Reads one line of any content. A line longer than [`LINE_MAX_BYTES`] has no end within that.
-async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    let limit = LINE_MAX_BYTES as u64 + 1;
-    let length = reader.take(limit).read_until(b'\n', &mut line).await?;
-    Ok((length > 0).then_some(line))
+/// Reads the rest of one line of any content. A line longer than [`LINE_MAX_BYTES`] has no end within that. Returns
+/// false at the end. If this is dropped, the beginning stays in `line`.
+async fn read_line(reader: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> io::Result<bool> {
+    let limit = (LINE_MAX_BYTES + 1).saturating_sub(line.len()) as u64;
+    reader.take(limit).read_until(b'\n', line).await?;
+    Ok(!line.is_empty())
 }
 
 /// Runs the handler in its own task and passes its progress on. An error means that the client is gone; the task
@@ -353,6 +327,7 @@ async fn perform(
     by: Caller,
     handler: &Rc<impl Handler + 'static>,
     writer: &mut Writer<impl Fn(ClientActivity)>,
+    subscriptions: &mut Subscriptions,
 ) -> io::Result<Result<Response, Error>> {
     let (sink, mut progress) = mpsc::unbounded_channel();
     let handler = Rc::clone(handler);
@@ -362,6 +337,7 @@ async fn perform(
             biased;
             Some(step) = progress.recv() => writer.write(&progress_line(&step)).await?,
             ended = &mut task => break ended,
+            notices = subscriptions.next() => writer.notify(&notices).await?,
         }
     };
     // The progress that arrived together with the answer.

@@ -63,6 +63,8 @@ impl Handler for Fake {
             | Request::Versions(_)
             | Request::Pin(_)
             | Request::Gc(_)
+            | Request::Subscribe(_)
+            | Request::Unsubscribe(_)
             | Request::History(_) => Err(Error::internal("not part of this test")),
         }
     }

@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::daemon::Daemon;
-use crate::config::Dirs;
-use crate::control::{Listener, serve};
+use super::lane::Lane;
+use super::state::STATE_TIMEOUT;
+use crate::config::{self, DaemonSettings, Dirs};
+use crate::control::{Access, Listener, serve};
 use crate::watch::PathWatcher;
 
 /// A program that removes a directory does so step by step, and gets this time to finish.
@@ -49,16 +51,50 @@ async fn again(dirs: &Dirs, lost: Listener) -> Listener {
     let path = dirs.control_socket();
     tracing::warn!(path = %path.display(), "the control socket was removed; it is made again");
     sleep(REMOVAL_GRACE).await;
+    let access = lost.access();
     drop(lost);
     loop {
         let made = dirs.create().map_err(|error| error.to_string());
         match made.and_then(|()| Listener::bind(&path).map_err(|error| error.to_string())) {
-            Ok(control) => return control,
+            Ok(mut control) => {
+                open_to(&mut control, access, dirs);
+                return control;
+            }
             Err(error) => tracing::error!(
                 error,
                 "the control socket cannot be made again; trying again in {RETRY_PAUSE:?}"
             ),
         }
         sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Lets the members of the configured groups use the socket. A mistake there, or a file system that does not answer,
+/// lets no one in.
+pub(super) async fn open_to_groups(control: &mut Listener, dirs: &Dirs) {
+    let config_dir = dirs.config.clone();
+    let read =
+        Lane::for_files("settings").run_within(STATE_TIMEOUT, config_dir.display().to_string(), move || {
+            let text = |errors: Vec<config::Error>| {
+                errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            };
+            DaemonSettings::read(&config_dir)
+                .and_then(|settings| settings.groups().map_err(|error| vec![error]))
+                .map_err(text)
+        });
+    match read.await.map_err(|error| error.to_string()).and_then(|read| read) {
+        Ok((operate, read)) => open_to(control, Access { operate, read }, dirs),
+        Err(error) => {
+            tracing::error!(error, "only the user of the daemon and root may use the control socket");
+        }
+    }
+}
+
+fn open_to(control: &mut Listener, access: Access, dirs: &Dirs) {
+    if access == Access::default() {
+        return;
+    }
+    if let Err(error) = dirs.let_others_pass().and_then(|()| control.open_to(access)) {
+        tracing::error!(%error, "the control socket cannot be opened to its groups");
     }
 }

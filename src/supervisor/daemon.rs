@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::adoption_socket::{sweep, sweep_directories};
-use super::control_socket::serve_always;
+use super::changes::Changes;
+use super::control_socket::{open_to_groups, serve_always};
 use super::keeper::KeeperHandle;
 use super::lane::{Lane, Lanes, ThreadHold};
 use super::operations::{Operation, OperationRequest, Recorder, RequestedOperation, StoppedBy};
@@ -26,6 +27,7 @@ use super::registry::BrokenService;
 use super::rollout::{Arrival, Hashes, install_arrivals};
 use super::service::{Handle, Service};
 use super::state_lock::StateLock;
+use super::status_file::{StatusWriter, keep_status_file};
 use super::systemd::{Systemd, take_stored};
 use crate::config::{Dirs, DirsError};
 use crate::control::{BindError, Caller, Listener};
@@ -77,6 +79,10 @@ pub(super) struct Shared {
     pub(super) hashes: Hashes,
     pub(super) keeper: KeeperHandle,
     pub(super) systemd: Rc<Systemd>,
+    /// The way to those who have subscribed to changes.
+    pub(super) changes: Changes,
+    /// What is written for the time when no daemon runs.
+    pub(super) status: StatusWriter,
     /// Takes versions that have appeared at watched paths.
     pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
     /// Whether the daemon is ending: nothing is started any more.
@@ -135,7 +141,8 @@ async fn main(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut quit = signal(SignalKind::quit())?;
-    let control = Listener::bind(&dirs.control_socket())?;
+    let mut control = Listener::bind(&dirs.control_socket())?;
+    open_to_groups(&mut control, &dirs).await;
     crash_point!("supervisor/start/control");
     let systemd = Rc::new(Systemd::new()?);
     let keeper = KeeperHandle::start(&dirs, Rc::clone(&systemd), stored).map_err(Error::Keeper)?;
@@ -146,6 +153,8 @@ async fn main(
             hashes: Hashes::default(),
             keeper,
             systemd,
+            changes: Changes::default(),
+            status: StatusWriter::default(),
             arrivals,
             is_leaving: Cell::new(false),
             was_lost: lock.was_lost(),
@@ -169,6 +178,7 @@ async fn main(
     let lock = Rc::new(lock);
     tokio::task::spawn_local(Rc::clone(&lock).write_when_there_is_room());
     crash_point!("supervisor/start/loaded");
+    tokio::task::spawn_local(keep_status_file(Rc::clone(&daemon)));
     tracing::info!(socket = %dirs.control_socket().display(), "ready");
     daemon.shared.systemd.ready();
     tokio::select! {
@@ -263,7 +273,7 @@ impl Daemon {
         stop(handle).await;
     }
 
-    /// Waits until the histories are written, unless the disk hangs.
+    /// Waits until the histories and the status file are written, unless the disk hangs.
     async fn flush(&self) {
         let recorder = |handle: &Handle| handle.recorder();
         let recorders: Vec<Recorder> = self.services.borrow().values().map(recorder).collect();
@@ -274,6 +284,7 @@ impl Daemon {
         for flush in flushes {
             let _ = flush.await;
         }
+        self.write_status_file().await;
     }
 
     /// Stops all running services, each when what depends on it is down, and returns when all are down.

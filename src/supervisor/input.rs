@@ -146,6 +146,7 @@ impl Inbox {
             let mut service = service.borrow_mut();
             let _span = service.span.clone().entered();
             service.take(input);
+            service.publish();
             drop(service);
             // The sender may be gone.
             let _ = taken.map(|taken| taken.send(()));

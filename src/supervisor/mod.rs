@@ -7,6 +7,7 @@
 
 mod adoption_socket;
 mod autostart;
+mod changes;
 mod control_socket;
 mod daemon;
 mod dependencies;
@@ -30,6 +31,7 @@ mod service_files;
 mod state;
 mod state_lock;
 mod status;
+mod status_file;
 mod systemd;
 
 pub(crate) use daemon::run;

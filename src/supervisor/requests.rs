@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use handoff_protocol::ids::ServiceName;
 use handoff_protocol::supervisor::{Phase, Target};
+use tokio::sync::broadcast;
 use tokio::task::spawn_local;
 
 use super::daemon::Daemon;
@@ -104,8 +105,14 @@ impl Handler for Daemon {
                 };
                 self.gc(handles).await.map(api::Response::Versions)
             }
+            api::Request::Subscribe(wanted) => self.subscribe(&wanted).await.map(api::Response::Subscription),
+            api::Request::Unsubscribe(_) => Err(Error::internal("a subscription belongs to its connection")),
             api::Request::History(history) => self.history(&history).await.map(api::Response::History),
         }
+    }
+
+    fn changes(&self) -> Option<broadcast::Receiver<api::Change>> {
+        Some(self.shared.changes.subscribe())
     }
 }
 

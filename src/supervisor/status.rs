@@ -11,32 +11,12 @@ impl Service {
     pub(super) fn status(&self) -> api::ServiceStatus {
         // Read once: the file with it is removed after the process has ended.
         let pid = self.pid();
-        let state = match (self.machine.phase(), self.machine.incumbent()) {
-            (Phase::Recovering, _) => api::State::Recovering,
-            (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
-            (Phase::Stopped, _) if self.is_first_imported() => api::State::Starting,
-            (Phase::Stopped, _) if self.has_pending_start() => api::State::Waiting,
-            (Phase::Stopped, _) if self.is_exited() => api::State::Exited,
-            (Phase::Stopped, _) if self.problems.keeps_it_down() || self.has_failed() => api::State::Failed,
-            (Phase::Stopped, _) => api::State::Stopped,
-            (Phase::Backoff, _) => api::State::Backoff,
-            // Its process ended a moment ago, or its main process did. The daemon learns of it a moment later.
-            (Phase::Serving, _) if pid.is_none() || self.incumbent_main_exit().is_some() => {
-                api::State::Starting
-            }
-            (Phase::Serving, _) if self.config.kind == ServiceKind::Oneshot => api::State::Running,
-            (Phase::Serving, _) => api::State::Serving,
-            (Phase::Stopping, _) => api::State::Stopping,
-            (_, Incumbent::Absent) => api::State::Starting,
-            (_, _) => api::State::Upgrading,
-        };
-        let phase = self.phase_name();
+        let state = self.state(pid);
         let shown = self.shown();
         api::ServiceStatus {
             service: self.name.clone(),
             state,
-            phase: (!matches!(phase, "serving" | "stopped" | "backoff") && phase != state.as_str())
-                .then(|| phase.to_owned()),
+            phase: self.shown_phase(state),
             detail: self.phase_status(),
             generation: self.journal.standing().generation(),
             pid,
@@ -59,11 +39,41 @@ impl Service {
             problem: self.shown_problem(),
         }
     }
+
+    /// What it does. `pid`: the result of [`Self::pid`].
+    pub(super) fn state(&self, pid: Option<u32>) -> api::State {
+        match (self.machine.phase(), self.machine.incumbent()) {
+            (Phase::Recovering, _) => api::State::Recovering,
+            (Phase::Stopped, _) if self.is_start_awaited() => api::State::Backoff,
+            (Phase::Stopped, _) if self.is_first_imported() => api::State::Starting,
+            (Phase::Stopped, _) if self.has_pending_start() => api::State::Waiting,
+            (Phase::Stopped, _) if self.is_exited() => api::State::Exited,
+            (Phase::Stopped, _) if self.problems.keeps_it_down() || self.has_failed() => api::State::Failed,
+            (Phase::Stopped, _) => api::State::Stopped,
+            (Phase::Backoff, _) => api::State::Backoff,
+            // Its process ended a moment ago, or its main process did. The daemon learns of it a moment later.
+            (Phase::Serving, _) if pid.is_none() || self.incumbent_main_exit().is_some() => {
+                api::State::Starting
+            }
+            (Phase::Serving, _) if self.config.kind == ServiceKind::Oneshot => api::State::Running,
+            (Phase::Serving, _) => api::State::Serving,
+            (Phase::Stopping, _) => api::State::Stopping,
+            (_, Incumbent::Absent) => api::State::Starting,
+            (_, _) => api::State::Upgrading,
+        }
+    }
+
+    /// The phase of a state, unless the state says it all.
+    pub(super) fn shown_phase(&self, state: api::State) -> Option<String> {
+        let phase = self.phase_name();
+        let is_known = matches!(phase, "serving" | "stopped" | "backoff") || phase == state.as_str();
+        (!is_known).then(|| phase.to_owned())
+    }
 }
 
 impl Service {
     /// What the user should know now.
-    fn shown_problem(&self) -> Option<String> {
+    pub(super) fn shown_problem(&self) -> Option<String> {
         let usual = self
             .shown_main_exit()
             .or_else(|| self.shown_lock_conflict())

@@ -46,6 +46,7 @@ pub mod own_process;
 pub mod own_table;
 pub mod owner;
 pub mod path;
+pub mod peer;
 #[cfg(feature = "tokio")]
 pub mod readable;
 pub mod reaping;

@@ -85,7 +85,9 @@ impl Handle {
     pub(in crate::supervisor) fn with<T>(&self, change: impl FnOnce(&mut Service) -> T) -> T {
         let mut service = self.service.borrow_mut();
         let _span = service.span.clone().entered();
-        change(&mut service)
+        let result = change(&mut service);
+        service.publish();
+        result
     }
 
     /// The number of handles on this service.

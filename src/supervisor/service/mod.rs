@@ -41,6 +41,7 @@ use uuid::Uuid;
 
 use crate::config;
 use crate::control::Error;
+use crate::control::api::Change;
 use crate::journal::Journal;
 use crate::supervisor::autostart::Autostart;
 use crate::supervisor::daemon::Shared;
@@ -53,6 +54,7 @@ use crate::supervisor::process::{Processes, Token};
 use crate::supervisor::rollout::Versions;
 use crate::supervisor::service_files::ServiceFileStamp;
 use crate::supervisor::state::OpenedState;
+use crate::supervisor::status_file::StatusKey;
 use crate::sys::clock::as_ms;
 use awaiting::NextStart;
 use durable::PendingWrites;
@@ -94,6 +96,10 @@ pub(in crate::supervisor) struct Service {
     this: Weak<RefCell<Service>>,
     /// The inbox, to which tasks report their findings.
     pub(in crate::supervisor) inputs: Inputs,
+    /// What the subscribers know.
+    pub(in crate::supervisor) published: Option<Change>,
+    /// What the status file knows, or will know in a moment.
+    pub(in crate::supervisor) noted_status: Option<StatusKey>,
     /// What is on its way to the disk.
     pub(in crate::supervisor) disk: PendingWrites,
     /// Notified when the service comes to rest, and when its journal is short again.
@@ -139,6 +145,8 @@ impl Service {
             shared,
             this,
             inputs,
+            published: None,
+            noted_status: None,
             disk: PendingWrites::default(),
             settled: Rc::default(),
             timers: Timers::default(),
@@ -271,6 +279,7 @@ impl Service {
         let (phase, share) = (self.phase_name(), self.machine.shares());
         let at_us = self.operations.show(phase, share)?;
         self.report_progress(phase, at_us, self.phase_detail());
+        self.publish();
         Some(phase)
     }
 

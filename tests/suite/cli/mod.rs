@@ -1,6 +1,7 @@
 //! The real command against a fake daemon: outputs, exit codes, JSON, closed pipes.
 
 mod habits;
+mod install;
 mod logs;
 mod selection;
 mod support;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use handoff::control::Kind;
-use handoff::control::api::{Request, VersionStatus};
+use handoff::control::api::{Change, Request, Subscription, VersionStatus};
 use serde_json::Value;
 
 use super::{blocks, quoted, read, table};
@@ -48,6 +48,7 @@ fn every_method_is_documented_with_its_parameters() {
             "sha256" => Value::from("ab".repeat(32)),
             "member" | "version" | "signal" => Value::from("1.2"),
             "tree" | "pinned" => Value::from(true),
+            "services" => serde_json::json!(["s3", "mcp"]),
             _ => Value::from(7),
         };
         let params: serde_json::Map<String, Value> =
@@ -116,9 +117,19 @@ fn the_members_of_results_are_documented() {
     let known: VersionStatus = serde_json::from_value(version.clone()).expect("a version");
     assert_eq!(serde_json::to_value(known).expect("JSON"), version, "a member is missing or unknown");
     assert_eq!(members("\n### version\n"), keys(&version));
+    let change: Value = serde_json::from_str(CHANGE).expect("JSON");
+    let known: Change = serde_json::from_value(change.clone()).expect("a change");
+    assert_eq!(serde_json::to_value(known).expect("JSON"), change, "a member is missing or unknown");
+    assert_eq!(members("\n### change\n"), keys(&change));
+    let subscription =
+        serde_json::to_value(Subscription { subscription: 1, states: Vec::new() }).expect("JSON");
+    assert_eq!(members("\n### subscription\n"), keys(&subscription));
     let progress = answers.iter().find(|answer| answer["method"] == "progress").expect("progress");
     assert_eq!(members("\n## Notifications\n"), keys(&progress["params"]));
 }
+
+/// A change with all members.
+const CHANGE: &str = r#"{"service":"s3","at":1,"state":"serving","phase":null,"detail":null,"generation":1,"pid":7,"problem":null}"#;
 
 /// A version with all members.
 const VERSION: &str = r#"{"added_at":1,"binary":null,"current":true,"generations":[1],"kind":"file","pinned":false,

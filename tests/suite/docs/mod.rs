@@ -2,6 +2,7 @@
 
 mod api;
 mod pages;
+mod python;
 mod source;
 mod wire;
 
@@ -10,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use handoff::config::Service;
+use handoff::config::{DaemonSettings, Service};
 use handoff_protocol::reason::{Exit, Reason, Role};
 use handoff_protocol::version::{NoCommonVersion, VersionRange};
 
@@ -159,6 +160,11 @@ fn the_examples_of_service_files_parse() {
         // A Cargo manifest is TOML, too.
         for example in blocks(&text, "toml").iter().filter(|example| !example.contains("[dependencies]")) {
             seen += 1;
+            if example.contains("[daemon]") {
+                let parsed = DaemonSettings::parse(Path::new("handoff.toml"), example);
+                parsed.unwrap_or_else(|errors| panic!("{name}: {errors:?}\n{example}"));
+                continue;
+            }
             parse(example).unwrap_or_else(|errors| panic!("{name}: {errors:?}\n{example}"));
         }
     }
@@ -204,6 +210,41 @@ fn the_reference_of_each_table_is_complete() {
         let documented: BTreeSet<String> =
             headings.iter().flat_map(rows).map(|row| quoted(&row[0])[0].to_owned()).collect();
         assert_eq!(documented, known.collect(), "{table_name}");
+    }
+}
+
+#[test]
+fn the_reference_of_the_daemon_is_complete() {
+    let errors = DaemonSettings::parse(Path::new("handoff.toml"), "[daemon]\nwwwwwwwwwwww = 1\n");
+    let told = errors.expect_err("an unknown key")[0].to_string();
+    let known = told.split_once("known keys are ").expect("the keys of the table").1;
+    let known: BTreeSet<String> = known.split(", ").map(|key| key.trim().to_owned()).collect();
+    let rows = table(&section("## Name groups"), &["key of `[daemon]`", "form", "meaning"]);
+    assert_eq!(rows.iter().map(|row| quoted(&row[0])[0].to_owned()).collect::<BTreeSet<_>>(), known);
+}
+
+/// The rights of the code are those of the page.
+#[test]
+fn the_table_of_rights_is_complete() {
+    use handoff::control::Right;
+    use handoff::control::api::Request;
+
+    let rows = table(
+        &section("## What the rights are"),
+        &["right", "methods of the [control API](control-api.md#methods)"],
+    );
+    let looking: BTreeSet<String> = quoted(&rows[0][1]).into_iter().map(str::to_owned).collect();
+    let methods = table(&section("## Methods"), &["method", "parameters", "result", "what it does"]);
+    for method in methods.iter().map(|row| quoted(&row[0])[0]) {
+        let params = serde_json::json!({"service": "s3", "path": "/b", "version": "1", "subscription": 1});
+        let wanted = |names: &[&str]| {
+            let params = names.iter().map(|name| ((*name).to_owned(), params[name].clone())).collect();
+            Request::parse(method, Some(serde_json::Value::Object(params))).ok()
+        };
+        let forms: [&[&str]; 5] =
+            [&[], &["service"], &["service", "path"], &["service", "version"], &["subscription"]];
+        let request = forms.into_iter().find_map(wanted).unwrap_or_else(|| panic!("parameters of {method}"));
+        assert_eq!(request.right() == Right::Read, looking.contains(method), "{method}");
     }
 }
 

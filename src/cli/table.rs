@@ -8,7 +8,7 @@ use textwrap::{Options, WordSplitter, WrapAlgorithm};
 use super::output::{one_line, terminal_width};
 
 /// The columns that are wrapped. The cells of the others are copied, or read at a glance.
-const LONG: [&str; 5] = ["BINARY", "FROM", "LISTENS", "TO", "WHY"];
+const LONG: [&str; 6] = ["BINARY", "FROM", "KEYS", "LISTENS", "TO", "WHY"];
 /// A wrapped column has at least this width, unless all of its cells are shorter.
 const LONG_MIN: usize = 16;
 /// The space of a column beside its cells.

@@ -129,6 +129,16 @@ impl Dirs {
         self.config.join("services").join(format!("{service}.toml"))
     }
 
+    /// The directory of the service files that do not survive a restart of the machine.
+    pub fn ephemeral(&self) -> PathBuf {
+        self.runtime.join("services")
+    }
+
+    /// The service file of such a service.
+    pub fn ephemeral_file(&self, service: &ServiceName) -> PathBuf {
+        self.ephemeral().join(format!("{service}.toml"))
+    }
+
     /// The directory of the states of all services.
     pub fn services_state(&self) -> PathBuf {
         self.state.join("services")

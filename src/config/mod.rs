@@ -6,6 +6,7 @@
 mod address;
 mod answers;
 mod binary;
+mod difference;
 mod dirs;
 mod error;
 mod hooks;
@@ -27,6 +28,7 @@ mod watch;
 
 pub use address::{AddressError, ListenAddress, UNIX_PATH_MAX_BYTES};
 pub use binary::{BinaryError, check_binary, resolve};
+pub use difference::{Cost, Difference, differences};
 pub use dirs::{DirOverrides, Dirs, DirsError};
 pub use error::{Error, Position};
 pub use handoff_protocol::message::Mode;

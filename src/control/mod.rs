@@ -9,6 +9,9 @@ mod caller;
 mod client;
 mod error;
 mod params;
+mod progress;
+mod registration;
+mod reload;
 // The fuzz targets read lines like the daemon and its clients.
 #[doc(hidden)]
 pub mod rpc;

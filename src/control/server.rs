@@ -55,6 +55,11 @@ pub trait Handler {
 pub struct ProgressSink(mpsc::UnboundedSender<Progress>);
 
 impl ProgressSink {
+    /// One without a client.
+    pub fn nowhere() -> Self {
+        Self(mpsc::unbounded_channel().0)
+    }
+
     /// Sends progress to the client.
     pub fn send(&self, progress: Progress) {
         // A client that hung up does not stop the operation.

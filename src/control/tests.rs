@@ -63,7 +63,12 @@ impl Handler for Fake {
             | Request::Versions(_)
             | Request::Pin(_)
             | Request::Gc(_)
-            | Request::History(_) => Err(Error::internal("not part of this test")),
+            | Request::History(_)
+            | Request::Reload(_)
+            | Request::Register(_)
+            | Request::Unregister(_)
+            | Request::Remove(_)
+            | Request::Destroy(_) => Err(Error::internal("not part of this test")),
         }
     }
 }

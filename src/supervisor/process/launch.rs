@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use handoff_protocol::frame::Transport;
@@ -181,7 +182,8 @@ impl Service {
         let task = spawn_local(async move {
             inputs.send(Input::Spawned(token, spawned.await.and_then(|spawned| spawned)));
         });
-        let prepared = PreparedProcess { token, id, slot, binary: binary.clone(), log, channel };
+        let settings = Rc::new(self.config.clone());
+        let prepared = PreparedProcess { token, id, slot, binary: binary.clone(), settings, log, channel };
         self.processes.begin_start(StartingProcess { prepared, task: task.abort_handle() });
         Ok(())
     }
@@ -198,7 +200,7 @@ impl Service {
 
     /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
     fn started(&mut self, prepared: PreparedProcess, unclaimed: UnclaimedProcess) -> io::Result<()> {
-        let PreparedProcess { token, id, slot, binary, log, channel } = prepared;
+        let PreparedProcess { token, id, slot, binary, settings, log, channel } = prepared;
         crash_point!("supervisor/launch/spawned");
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
@@ -210,6 +212,7 @@ impl Service {
             handoff: id,
             identity: process,
             binary,
+            settings: Some(settings),
             started_at_unix_ms: self.started_at(id),
             slot,
             log,
@@ -344,6 +347,7 @@ struct PreparedProcess {
     id: HandoffId,
     slot: u64,
     binary: Binary,
+    settings: Rc<config::Service>,
     log: LogGuard,
     channel: Channel,
 }

@@ -5,9 +5,10 @@ use clap::Command;
 use super::table::wrapped_to;
 
 /// Each task, and its commands in the order of the help.
-const GROUPS: [(&str, &[&str]); 6] = [
+const GROUPS: [(&str, &[&str]); 7] = [
     ("Look", &["list", "status", "show", "is-active", "logs", "history", "events", "wait"]),
-    ("Run", &["daemon", "start", "stop", "restart", "enable", "disable", "kill"]),
+    ("Run", &["daemon", "start", "stop", "restart", "reload", "enable", "disable", "kill"]),
+    ("Add and remove services", &["register", "unregister", "remove", "destroy"]),
     ("Change the version", &["upgrade", "installed", "rollback", "cancel"]),
     ("Stored versions", &["versions", "pin", "gc"]),
     ("Write service files and try programs", &["check", "doctor", "crash-test"]),

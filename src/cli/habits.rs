@@ -24,10 +24,10 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["try-restart", "condrestart", "bounce"], "run `handoff restart web`"),
     (
         &["daemon-reload", "reread", "reconfigure"],
-        "handoff reads a changed service file when it needs it; run `handoff check`",
+        "run `handoff reload`; with --dry-run it only shows what would change",
     ),
-    (&["delete", "del", "rmi"], "run `handoff stop web`, then remove its service file"),
-    (&["create", "add", "new"], "write a service file; `handoff check` says where it belongs"),
+    (&["delete", "del", "rmi"], "run `handoff remove web`"),
+    (&["create", "add", "new"], "write a service file, then run `handoff register ./web.toml`"),
     (&["mask", "unmask"], "set autostart = false in the service file, and run `handoff stop web`"),
     (&["scale"], "a service is one program: write a service file for each copy, with a listener of its own"),
     (

@@ -33,6 +33,7 @@ impl ContinuationHint {
             Request::Install(install) => ("upgrade", &install.service),
             Request::Rollback(rollback) => ("rollback", &rollback.service),
             Request::Cancel(service) => ("cancellation", service),
+            Request::Register(register) => ("registration", &register.service),
             other => unreachable!("there is no outcome to wait for: {other:?}"),
         };
         let watch = format!("Watch it: handoff status {service}");
@@ -47,6 +48,18 @@ impl ContinuationHint {
             _ => format!("{watch}; call it off: handoff cancel {service}"),
         };
         ContinuationHint { message: format!("The {what} of {service} goes on in the daemon."), hint }
+    }
+
+    /// For a reload.
+    pub(super) fn reload() -> ContinuationHint {
+        let message = "The reload goes on in the daemon.".to_owned();
+        ContinuationHint { message, hint: "See what it has done: handoff reload --dry-run".to_owned() }
+    }
+
+    /// For a removal.
+    pub(super) fn removal() -> ContinuationHint {
+        let message = "The removal goes on in the daemon.".to_owned();
+        ContinuationHint { message, hint: "See what is left: handoff list".to_owned() }
     }
 
     /// For several upgrades at once.

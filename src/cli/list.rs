@@ -11,7 +11,7 @@ use super::output::{Output, one_line};
 use super::table::{self, Wide, wrapped};
 use super::{Json, ask, human, stale};
 use crate::config::{self, Dirs};
-use crate::control::api::{Request, Response, ServiceStatus, Skew, State};
+use crate::control::api::{FileChange, Request, Response, ServiceStatus, Skew, State};
 use crate::sys::process;
 
 /// Time limit for the directory of the service files.
@@ -46,9 +46,22 @@ pub(super) fn run(arguments: &Arguments, dirs: &Dirs, out: &mut Output) -> Resul
         {
             out.line(wrapped(&format!("{}: {}", status.service, one_line(problem)), 2));
         }
+        for status in &services {
+            if let Some(changed) = changed_file(status) {
+                out.line(wrapped(&one_line(&format!("{}: {changed}", status.service)), 2));
+            }
+        }
     }
     print_mistakes(&misnamed, out);
     Ok(Exit::Done)
+}
+
+/// That its service file says something else, as a sentence. Other marks of the file are problems.
+pub(super) fn changed_file(status: &ServiceStatus) -> Option<String> {
+    let file = status.file.as_ref().filter(|file| file.is == FileChange::Changed)?;
+    let apply = if file.cost.stops() { "handoff reload --allow-stop" } else { "handoff reload" };
+    let keys = file.keys.join(", ");
+    Some(format!("Its service file has changed ({keys}; cost: {}). To apply it: {apply}", file.cost.as_str()))
 }
 
 /// What is said in place of a list without services.

@@ -6,6 +6,7 @@ mod claims;
 mod completions;
 mod crash_test;
 mod daemon;
+mod destroy;
 mod doctor;
 mod enable;
 mod events;
@@ -29,6 +30,9 @@ mod operation;
 mod output;
 mod picture;
 mod pin;
+mod register;
+mod reload;
+mod remove;
 mod restart;
 mod rollback;
 mod rollout;
@@ -42,6 +46,7 @@ mod status;
 mod stop;
 mod table;
 mod unit;
+mod unregister;
 mod upgrade;
 mod upgrade_all;
 mod versions;
@@ -144,6 +149,12 @@ enum Verb {
     Enable(enable::EnableArguments),
     Disable(enable::DisableArguments),
     Restart(restart::Arguments),
+    Reload(reload::Arguments),
+    Register(register::Arguments),
+    Unregister(unregister::Arguments),
+    #[command(visible_alias = "rm")]
+    Remove(remove::Arguments),
+    Destroy(destroy::Arguments),
     Upgrade(upgrade::Arguments),
     #[command(visible_alias = "deploy")]
     Installed(installed::Arguments),
@@ -231,6 +242,11 @@ fn perform(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
         Verb::Enable(arguments) => enable::enable(&arguments, &dirs()?, out),
         Verb::Disable(arguments) => enable::disable(&arguments, &dirs()?, out),
         Verb::Restart(arguments) => restart::run(&arguments, &dirs()?, out),
+        Verb::Reload(arguments) => reload::run(&arguments, &dirs()?, out),
+        Verb::Register(arguments) => register::run(&arguments, &dirs()?, out),
+        Verb::Unregister(arguments) => unregister::run(&arguments, &dirs()?, out),
+        Verb::Remove(arguments) => remove::run(&arguments, &dirs()?, out),
+        Verb::Destroy(arguments) => destroy::run(&arguments, &dirs()?, out),
         Verb::Upgrade(arguments) => upgrade::run(&arguments, &dirs()?, out),
         Verb::Installed(arguments) => installed::run(&arguments, &dirs()?, out),
         Verb::Rollback(arguments) => rollback::run(&arguments, &dirs()?, out),
@@ -264,6 +280,11 @@ impl Verb {
             Verb::Enable(arguments) => arguments.json.json,
             Verb::Disable(arguments) => arguments.json.json,
             Verb::Restart(arguments) => arguments.json.json,
+            Verb::Reload(arguments) => arguments.json.json,
+            Verb::Register(arguments) => arguments.json.json,
+            Verb::Unregister(arguments) => arguments.json.json,
+            Verb::Remove(arguments) => arguments.json.json,
+            Verb::Destroy(arguments) => arguments.json.json,
             Verb::Upgrade(arguments) => arguments.json.json,
             Verb::Installed(arguments) => arguments.json.json,
             Verb::Rollback(arguments) => arguments.json.json,

@@ -10,7 +10,7 @@ use super::table::wrapped;
 use super::{Json, ask, human, list, sentence, stale};
 use crate::config::Dirs;
 use crate::control::api::{
-    DecidedBy, Named, NamedIs, Request, Response, ServiceStatus, Skew, StagedStatus, State,
+    DecidedBy, FileChange, Named, NamedIs, Request, Response, ServiceStatus, Skew, StagedStatus, State,
 };
 
 const EXAMPLES: &str = "\
@@ -121,6 +121,14 @@ pub(super) fn describe(status: &ServiceStatus, style: Style) -> String {
             }
         };
         add("file names", style.yellow(&what));
+    }
+    match &status.file {
+        Some(file) if file.is == FileChange::Changed => {
+            add("file", style.yellow(&list::changed_file(status).unwrap_or_default()))
+        }
+        // The problem says more.
+        Some(file) => add("file", style.red(file.is.as_str())),
+        None => {}
     }
     if let Some(StagedStatus { binary, version }) = &status.staged {
         let version = version.as_ref().map_or_else(String::new, |version| format!(" ({version})"));

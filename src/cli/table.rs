@@ -8,7 +8,7 @@ use textwrap::{Options, WordSplitter, WrapAlgorithm};
 use super::output::{one_line, terminal_width};
 
 /// The columns that are cut or wrapped. The cells of the others are copied, or read at a glance.
-const LONG: [&str; 5] = ["BINARY", "FROM", "LISTENS", "TO", "WHY"];
+const LONG: [&str; 6] = ["BINARY", "FROM", "KEYS", "LISTENS", "TO", "WHY"];
 /// Those that are cut in the middle: both ends of a path tell more than its middle.
 const CUT: [&str; 3] = ["BINARY", "FROM", "TO"];
 /// A long column has at least this width, unless all of its cells are shorter.

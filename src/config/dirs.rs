@@ -138,13 +138,14 @@ impl Dirs {
     /// list them, and reach nothing else there. Blocks.
     pub fn open_store_to(&self, service: &ServiceName, group: u32) -> io::Result<()> {
         const PASS_GROUP: u32 = 0o010;
+        let owner = effective_user();
         let own = self.service_state(service);
         if !own.is_dir() {
             return Ok(());
         }
-        let_pass(&self.state)?;
-        let_pass(&self.services_state())?;
-        match let_pass(&self.versions(service)) {
+        let_pass(&self.state, owner)?;
+        let_pass(&self.services_state(), owner)?;
+        match let_pass(&self.versions(service), owner) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -161,6 +162,16 @@ impl Dirs {
     /// The service file of a service.
     pub fn service_file(&self, service: &ServiceName) -> PathBuf {
         self.config.join("services").join(format!("{service}.toml"))
+    }
+
+    /// The directory of the service files that do not survive a restart of the machine.
+    pub fn ephemeral(&self) -> PathBuf {
+        self.runtime.join("services")
+    }
+
+    /// The service file of such a service.
+    pub fn ephemeral_file(&self, service: &ServiceName) -> PathBuf {
+        self.ephemeral().join(format!("{service}.toml"))
     }
 
     /// The directory of the states of all services.

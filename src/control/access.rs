@@ -79,7 +79,12 @@ impl Request {
             | Request::Cancel(_)
             | Request::Kill(_)
             | Request::Pin(_)
-            | Request::Gc(_) => Right::Operate,
+            | Request::Gc(_)
+            | Request::Reload(_)
+            | Request::Register(_)
+            | Request::Unregister(_)
+            | Request::Remove(_)
+            | Request::Destroy(_) => Right::Operate,
         }
     }
 }

@@ -9,18 +9,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use super::changes::{Change, Notice, Subscribe, Subscription};
-use super::error::{Error, Kind};
-use super::params::Params;
+use super::error::Error;
+use super::params::{Params, unknown_method};
+pub use super::progress::{PhaseTime, Progress};
+pub use super::registration::{Register, Removed};
+pub use super::reload::{
+    Cost, FileChange, FileStatus, PlannedService, Reload, ReloadFailure, ReloadResult, Reloaded,
+};
 pub use super::state::State;
 pub use super::status::{Autostart, DecidedBy, ListenerStatus, ServiceStatus};
 pub use super::versions::{
     Claims, Install, Named, NamedIs, Pin, Rollback, Skew, StagedStatus, VersionStatus,
 };
-use crate::config::nearest;
 #[doc(inline)]
 pub use crate::history::{Ending as HistoryEnding, Entry, Operation, Version};
 
-const METHODS: [&str; 19] = [
+const METHODS: &[&str] = &[
     "ping",
     "list",
     "status",
@@ -40,6 +44,11 @@ const METHODS: [&str; 19] = [
     "kill",
     "subscribe",
     "unsubscribe",
+    "reload",
+    "register",
+    "unregister",
+    "remove",
+    "destroy",
 ];
 
 /// One request.
@@ -83,6 +92,16 @@ pub enum Request {
     Subscribe(Subscribe),
     /// Ends a subscription of this connection. Answered in the same way, without states.
     Unsubscribe(u64),
+    /// Reads all service files and applies what has changed. Answered by [`Response::Reload`].
+    Reload(Reload),
+    /// Adds a service. Answered by [`Response::Outcome`].
+    Register(Register),
+    /// Removes a service that was registered. This and the following are answered by [`Response::Removed`].
+    Unregister(ServiceName),
+    /// Stops a service and takes its file away.
+    Remove(ServiceName),
+    /// The same, and deletes its state.
+    Destroy(ServiceName),
 }
 
 /// A signal for a program.
@@ -143,6 +162,10 @@ pub enum Response {
     History(Vec<Entry>),
     /// To `subscribe` and `unsubscribe`.
     Subscription(Subscription),
+    /// To `reload`.
+    Reload(Box<Reloaded>),
+    /// To `unregister`, `remove` and `destroy`.
+    Removed(Box<Removed>),
 }
 
 /// The daemon that answers.
@@ -249,32 +272,6 @@ pub struct Connections {
     pub unanswered: u64,
 }
 
-/// One phase of an operation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PhaseTime {
-    /// Its name.
-    pub phase: String,
-    /// When it started, since the start of the operation.
-    pub started_us: u64,
-    /// How long it lasted.
-    pub took_us: u64,
-}
-
-/// An event of an operation under way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// The service.
-    pub service: ServiceName,
-    /// The handoff; `None` before there is one.
-    pub handoff: Option<HandoffId>,
-    /// The phase that starts.
-    pub phase: String,
-    /// The time, since the start of the operation.
-    pub at_us: u64,
-    /// Details for people: one clause.
-    pub detail: Option<String>,
-}
-
 impl Request {
     /// The name of the method on the wire.
     pub fn method(&self) -> &'static str {
@@ -298,6 +295,11 @@ impl Request {
             Request::History(_) => "history",
             Request::Subscribe(_) => "subscribe",
             Request::Unsubscribe(_) => "unsubscribe",
+            Request::Reload(_) => "reload",
+            Request::Register(_) => "register",
+            Request::Unregister(_) => "unregister",
+            Request::Remove(_) => "remove",
+            Request::Destroy(_) => "destroy",
         }
     }
 
@@ -313,6 +315,9 @@ impl Request {
             | Request::Restart(service)
             | Request::Cancel(service)
             | Request::Versions(service)
+            | Request::Unregister(service)
+            | Request::Remove(service)
+            | Request::Destroy(service)
             | Request::Gc(Some(service)) => json!({ "service": service }),
             Request::Upgrade(upgrade) => json!(upgrade),
             Request::Install(install) => json!(install),
@@ -322,6 +327,8 @@ impl Request {
             Request::History(history) => json!(history),
             Request::Subscribe(subscribe) => json!(subscribe),
             Request::Unsubscribe(subscription) => json!({ "subscription": subscription }),
+            Request::Reload(reload) => json!(reload),
+            Request::Register(register) => json!(register),
         }
     }
 
@@ -352,7 +359,12 @@ impl Request {
             }),
             "subscribe" => Request::Subscribe(Subscribe { services: params.services()? }),
             "unsubscribe" => Request::Unsubscribe(params.subscription()?),
-            _ => return Err(unknown_method(method)),
+            "reload" => Request::Reload(params.reload()?),
+            "register" => Request::Register(params.register()?),
+            "unregister" => Request::Unregister(params.service()?),
+            "remove" => Request::Remove(params.service()?),
+            "destroy" => Request::Destroy(params.service()?),
+            _ => return Err(unknown_method(method, METHODS)),
         };
         params.finish(method)?;
         Ok(request)
@@ -370,10 +382,15 @@ impl Request {
             Request::Subscribe(_) | Request::Unsubscribe(_) => {
                 serde_json::from_value(result).map(Response::Subscription)
             }
+            Request::Reload(_) => serde_json::from_value(result).map(Response::Reload),
             Request::Versions(_) | Request::Pin(_) | Request::Gc(_) => {
                 serde_json::from_value(result).map(Response::Versions)
             }
-            Request::Start(_)
+            Request::Unregister(_) | Request::Remove(_) | Request::Destroy(_) => {
+                serde_json::from_value(result).map(Response::Removed)
+            }
+            Request::Register(_)
+            | Request::Start(_)
             | Request::Stop(_)
             | Request::Restart(_)
             | Request::Upgrade(_)
@@ -382,12 +399,4 @@ impl Request {
             | Request::Cancel(_) => serde_json::from_value(result).map(Response::Outcome),
         }
     }
-}
-
-fn unknown_method(method: &str) -> Error {
-    let hint = match nearest(method, METHODS) {
-        Some(near) => format!("Did you mean {near:?}?"),
-        None => format!("The methods are {}.", METHODS.join(", ")),
-    };
-    Error::new(Kind::UnknownMethod, format!("There is no method {method:?}."), hint)
 }

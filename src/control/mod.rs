@@ -12,6 +12,9 @@ mod client;
 mod error;
 mod listener;
 mod params;
+mod progress;
+mod registration;
+mod reload;
 // The fuzz targets read lines like the daemon and its clients.
 #[doc(hidden)]
 pub mod rpc;

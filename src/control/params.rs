@@ -7,8 +7,10 @@ use serde_json::{Map, Value};
 
 use super::api::{Kill, Upgrade};
 use super::error::{Error, Kind};
+use super::registration::Register;
+use super::reload::Reload;
 use super::versions::{Claims, Install, Pin, Rollback};
-use crate::config::format_duration_ms;
+use crate::config::{format_duration_ms, nearest};
 use crate::store::Evidence;
 
 const PATH_HINT: &str = "It is an absolute path, a string.";
@@ -68,6 +70,18 @@ impl Params {
         let path = self.path("path")?.ok_or_else(|| missing("path", PATH_HINT))?;
         let (service, claims) = (self.service()?, self.claims()?);
         Ok(Install { service, path, claims, version: self.text("version")? })
+    }
+
+    pub(super) fn register(&mut self) -> Result<Register, Error> {
+        let text = self.text("text")?.ok_or_else(|| missing("text", "It is the text of a service file."))?;
+        Ok(Register { service: self.service()?, text, ephemeral: self.flag("ephemeral")?.unwrap_or(false) })
+    }
+
+    pub(super) fn reload(&mut self) -> Result<Reload, Error> {
+        Ok(Reload {
+            dry_run: self.flag("dry_run")?.unwrap_or(false),
+            allow_stop: self.flag("allow_stop")?.unwrap_or(false),
+        })
     }
 
     pub(super) fn rollback(&mut self) -> Result<Rollback, Error> {
@@ -165,6 +179,15 @@ impl Params {
             )),
         }
     }
+}
+
+/// There is no such method.
+pub(super) fn unknown_method(method: &str, known: &[&str]) -> Error {
+    let hint = match nearest(method, known.iter().copied()) {
+        Some(near) => format!("Did you mean {near:?}?"),
+        None => format!("The methods are {}.", known.join(", ")),
+    };
+    Error::new(Kind::UnknownMethod, format!("There is no method {method:?}."), hint)
 }
 
 fn invalid(message: String, hint: &str) -> Error {

@@ -6,7 +6,7 @@ use handoff_protocol::ids::{Generation, ListenerName, ServiceName};
 use handoff_protocol::message::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::api::Outcome;
+use super::api::{FileStatus, Outcome};
 use super::state::State;
 use super::versions::{Named, Skew, StagedStatus};
 use crate::sys::process::Exit;
@@ -66,6 +66,9 @@ pub struct ServiceStatus {
     pub mode: Mode,
     /// Its listeners.
     pub listeners: Vec<ListenerStatus>,
+    /// How its service file differs from what it goes by, if it does.
+    #[serde(default)]
+    pub file: Option<FileStatus>,
     /// How the last operation ended.
     pub last_handoff: Option<Outcome>,
     /// A problem that the user should know about: one sentence.

@@ -65,7 +65,12 @@ impl Handler for Fake {
             | Request::Gc(_)
             | Request::Subscribe(_)
             | Request::Unsubscribe(_)
-            | Request::History(_) => Err(Error::internal("not part of this test")),
+            | Request::History(_)
+            | Request::Reload(_)
+            | Request::Register(_)
+            | Request::Unregister(_)
+            | Request::Remove(_)
+            | Request::Destroy(_) => Err(Error::internal("not part of this test")),
         }
     }
 }

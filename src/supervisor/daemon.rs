@@ -6,13 +6,13 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use handoff_protocol::ids::ServiceName;
 use handoff_protocol::supervisor::Phase;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::adoption_socket::{sweep, sweep_directories};
@@ -109,6 +109,10 @@ pub(super) struct Daemon {
     pub(super) directory_thread: RefCell<Option<ThreadHold>>,
     /// The services that are not taken in yet, and why.
     pub(super) not_taken_in: RefCell<BTreeMap<ServiceName, String>>,
+    /// Held by the one reload that is under way.
+    pub(super) reloading: Mutex<()>,
+    /// For the tasks that it starts.
+    pub(super) this: Weak<Daemon>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT, then stops the services in order and returns. After a second signal, at
@@ -147,7 +151,7 @@ async fn main(
     let systemd = Rc::new(Systemd::new()?);
     let keeper = KeeperHandle::start(&dirs, Rc::clone(&systemd), stored).map_err(Error::Keeper)?;
     let (arrivals, arrived) = mpsc::unbounded_channel();
-    let daemon = Rc::new(Daemon {
+    let daemon = Rc::new_cyclic(|this| Daemon {
         shared: Rc::new(Shared {
             dirs: dirs.clone(),
             hashes: Hashes::default(),
@@ -167,6 +171,8 @@ async fn main(
         directory: Lane::for_files("directory"),
         directory_thread: RefCell::default(),
         not_taken_in: RefCell::default(),
+        reloading: Mutex::default(),
+        this: this.clone(),
     });
     tokio::task::spawn_local(install_arrivals(Rc::clone(&daemon), arrived));
     tokio::task::spawn_local(reap_orphans());
@@ -193,7 +199,7 @@ async fn main(
             return Ok(());
         }
         // A closed terminal is no reason to end what others use.
-        never = ignore(&mut hangup) => match never {},
+        never = reload_at_each(&mut hangup, &daemon) => match never {},
     }
     daemon.shared.is_leaving.set(true);
     lock.leave_in_order();
@@ -220,12 +226,12 @@ async fn sweep_aside(dirs: Dirs) {
     }
 }
 
-async fn ignore(signal: &mut Signal) -> Infallible {
+async fn reload_at_each(signal: &mut Signal, daemon: &Rc<Daemon>) -> Infallible {
     loop {
         if signal.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        tracing::info!("SIGHUP is ignored: a service file is read whenever it is needed");
+        tokio::task::spawn_local(Rc::clone(daemon).reload_at_signal());
     }
 }
 

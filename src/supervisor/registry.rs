@@ -9,6 +9,7 @@ use handoff_protocol::ids::{Generation, ServiceName};
 use handoff_protocol::supervisor::Phase;
 
 use super::daemon::Daemon;
+use super::reload::SeenFile;
 use super::running::mark_removed;
 use super::service::{Handle, Service};
 use super::service_files::{Files, ServiceFileContent, ServiceFileStamp, ServiceFileStamps, silent};
@@ -126,7 +127,7 @@ impl Daemon {
 
     /// Handles what is at the path of a known service's file. If the file is gone and the service is stopped, the
     /// service is removed.
-    fn learn(&self, name: &ServiceName, found: ServiceFileContent, is_there: bool) {
+    pub(super) fn learn(&self, name: &ServiceName, found: ServiceFileContent, is_there: bool) {
         let Some(handle) = self.services.borrow().get(name).cloned() else { return };
         if matches!(found, ServiceFileContent::Absent) && is_there && handle.is_idle() {
             tracing::info!(service = %name, "its service file is gone: it is forgotten");
@@ -249,6 +250,11 @@ impl BrokenService {
             next_try_at: None,
             mode: self.readable.mode,
             listeners: self.readable.listeners.iter().map(listener_status).collect(),
+            file: Some(api::FileStatus {
+                is: api::FileChange::Broken,
+                keys: Vec::new(),
+                cost: api::Cost::Nothing,
+            }),
             last_handoff: None,
             problem: Some(format!("Its service file cannot be used: {}", self.cause)),
         }
@@ -264,6 +270,12 @@ impl Service {
             ServiceFileContent::File(_, Err(_)) => self.compare_refused_start(None),
             ServiceFileContent::Same | ServiceFileContent::Absent | ServiceFileContent::Silent(_) => {}
         }
+        self.file_seen = match &found {
+            ServiceFileContent::Same => return,
+            ServiceFileContent::File(_, Ok(config)) if conflict.is_none() => self.seen(config),
+            ServiceFileContent::File(..) | ServiceFileContent::Silent(_) => Some(SeenFile::Broken),
+            ServiceFileContent::Absent => Some(SeenFile::Gone),
+        };
         let (look, mistake) = match found {
             ServiceFileContent::Same => return,
             ServiceFileContent::File(look, Ok(_)) => {

@@ -10,6 +10,7 @@ use tokio::task::spawn_local;
 
 use super::daemon::Daemon;
 use super::operations::{OperationRequest, RequestedOperation, StoppedBy, UpgradeLimits, merged};
+use super::registration::Removal;
 use super::rollout::{
     CancelCause, Pipeline, RequestedVersion, check_running, check_staged, import_first, recall_staged,
     statuses, unfinished,
@@ -107,6 +108,15 @@ impl Handler for Daemon {
             }
             api::Request::Subscribe(wanted) => self.subscribe(&wanted).await.map(api::Response::Subscription),
             api::Request::Unsubscribe(_) => Err(Error::internal("a subscription belongs to its connection")),
+            api::Request::Reload(reload) => {
+                self.reload(reload, by, progress).await.map(Box::new).map(api::Response::Reload)
+            }
+            api::Request::Register(register) => {
+                self.register_service(register, by, progress).await.map(answer)
+            }
+            api::Request::Unregister(name) => self.remove_by(&name, Removal::Unregister, by, progress).await,
+            api::Request::Remove(name) => self.remove_by(&name, Removal::Remove, by, progress).await,
+            api::Request::Destroy(name) => self.remove_by(&name, Removal::Destroy, by, progress).await,
             api::Request::History(history) => self.history(&history).await.map(api::Response::History),
         }
     }

@@ -8,7 +8,8 @@
 //! daemon can also tell whether a file of that name brings the service back or is another one.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use handoff_protocol::ids::ServiceName;
 
@@ -74,21 +75,34 @@ pub(super) fn settle_removed(dirs: &Dirs, name: &ServiceName, text: &str) {
 
 impl Service {
     /// Called when the listeners are bound.
-    pub(super) fn remember_running(&self) {
+    pub(super) fn remember_running(&mut self) {
         let path = path(&self.shared.dirs, &self.name);
         let (what, text) = (path.display().to_string(), self.config.text.clone());
-        let written = self.lanes.history.wait(STATE_TIMEOUT, &what, move || {
-            let beside = path.with_extension("new");
-            regular::create(&beside)?.write_all(text.as_bytes())?;
-            std::fs::rename(&beside, &path)
-        });
+        self.running_settings = Some(Rc::new(self.config.clone()));
+        let written = self.lanes.history.wait(STATE_TIMEOUT, &what, move || write(&path, &text));
         if let Err(error) = written.and_then(|written| written) {
             tracing::warn!(%error, "a new daemon will rely on the service file alone");
         }
     }
 
+    /// Called when another process serves. It may have been started with another file.
+    pub(super) fn remember_settings(&mut self) {
+        let Some(settings) = self.settings_in_use() else { return };
+        if self.running_settings.as_ref().is_some_and(|known| known.text == settings.text) {
+            return;
+        }
+        let (path, text) = (path(&self.shared.dirs, &self.name), settings.text.clone());
+        self.running_settings = Some(settings);
+        self.lanes.history.post(move || {
+            if let Err(error) = write(&path, &text) {
+                tracing::warn!(%error, "a new daemon will not know with which file the process was started");
+            }
+        });
+    }
+
     /// Called when the listeners are closed.
-    pub(super) fn forget_running(&self) {
+    pub(super) fn forget_running(&mut self) {
+        self.running_settings = None;
         let path = path(&self.shared.dirs, &self.name);
         let what = path.display().to_string();
         let last = path.with_file_name(LAST);
@@ -104,6 +118,7 @@ impl Service {
     /// Uses what was bound, whatever the file says now.
     pub(super) fn go_by_running(&mut self) {
         let Some(running) = self.running() else { return };
+        self.running_settings = Some(Rc::new(running.clone()));
         let is_foreign = |config: &config::Service| config.adapter.is_foreign();
         if running.mode != self.config.mode
             || bound(&running) != bound(&self.config)
@@ -133,6 +148,12 @@ impl Service {
 /// What a service listens on.
 pub(super) fn bound(config: &config::Service) -> Vec<(&str, &config::ListenAddress)> {
     config.listeners.iter().map(|Listener { name, address, .. }| (name.as_str(), address)).collect()
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    regular::create(&beside)?.write_all(text.as_bytes())?;
+    std::fs::rename(&beside, path)
 }
 
 fn path(dirs: &Dirs, name: &ServiceName) -> PathBuf {

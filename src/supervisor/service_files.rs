@@ -15,8 +15,9 @@ use handoff_protocol::ids::ServiceName;
 use tokio::time::{Instant, timeout_at};
 
 use super::daemon::Daemon;
+use super::registration::has_ephemeral;
 use super::state::STATE_TIMEOUT;
-use crate::config::{self, PartialService, name_of, read_service, service_files};
+use crate::config::{self, Dirs, PartialService, name_of, read_service, service_files};
 
 /// Tells one content of a file from another, without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +66,10 @@ impl Daemon {
     /// Reads the files of these services, as far as they have changed. With `lists`, also reads those of all other
     /// services. Waits only a moment.
     pub(super) async fn read_files(&self, known: ServiceFileStamps, lists: bool) -> Files {
-        let config_dir = self.shared.dirs.config.clone();
+        let dirs = self.shared.dirs.clone();
         let names: Vec<ServiceName> = known.keys().cloned().collect();
         self.keep_directory_thread();
-        let read = self.directory.run_anyway(move || in_directory(&config_dir, known, lists));
+        let read = self.directory.run_anyway(move || in_directory(&dirs, known, lists));
         let mut files = match within(Instant::now() + STATE_TIMEOUT, read).await {
             Ok(files) => files,
             Err(cause) => {
@@ -118,16 +119,17 @@ pub(super) fn silent(file: &Path, cause: String) -> config::Error {
 }
 
 /// Blocks on the file system of the directory, and follows no link out of it.
-fn in_directory(config_dir: &Path, mut known: ServiceFileStamps, lists: bool) -> Files {
-    let directory = config_dir.join("services");
-    let mut files = Files { is_there: directory.is_dir(), ..Files::default() };
-    let listed: Vec<PathBuf> = match lists {
-        true => service_files(config_dir).unwrap_or_else(|error| {
-            files.errors.push(error);
-            Vec::new()
-        }),
-        false => Vec::new(),
-    };
+fn in_directory(dirs: &Dirs, mut known: ServiceFileStamps, lists: bool) -> Files {
+    let mut files = Files { is_there: dirs.config.join("services").is_dir(), ..Files::default() };
+    let has_ephemeral = has_ephemeral(dirs);
+    let places = [Some(&dirs.config), has_ephemeral.then_some(&dirs.runtime)];
+    let mut listed: Vec<PathBuf> = Vec::new();
+    for place in places.into_iter().flatten().filter(|_| lists) {
+        match service_files(place) {
+            Ok(found) => listed.extend(found),
+            Err(error) => files.errors.push(error),
+        }
+    }
     for file in listed {
         match name_of(&file) {
             Ok(name) => _ = known.entry(name).or_default(),
@@ -135,7 +137,8 @@ fn in_directory(config_dir: &Path, mut known: ServiceFileStamps, lists: bool) ->
         }
     }
     for (name, known) in known {
-        let file = directory.join(format!("{name}.toml"));
+        let (file, ephemeral) = (dirs.service_file(&name), dirs.ephemeral_file(&name));
+        let file = if has_ephemeral && !is_there(&file) && is_there(&ephemeral) { ephemeral } else { file };
         if symlink_metadata(&file).is_ok_and(|found| found.is_symlink()) {
             files.links.push((name, known));
         } else {
@@ -143,6 +146,10 @@ fn in_directory(config_dir: &Path, mut known: ServiceFileStamps, lists: bool) ->
         }
     }
     files
+}
+
+fn is_there(file: &Path) -> bool {
+    symlink_metadata(file).is_ok()
 }
 
 fn read_content(file: &Path, known: Option<ServiceFileStamp>) -> ServiceFileContent {

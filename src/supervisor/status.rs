@@ -34,6 +34,7 @@ impl Service {
             last_exit: self.last_exit(),
             mode: self.config.mode,
             listeners: self.config.listeners.iter().map(listener_status).collect(),
+            file: self.file_status(),
             last_handoff: self.operations.last().cloned(),
             next_try_at: self.next_start.at_unix_ms(),
             problem: self.shown_problem(),

@@ -43,6 +43,7 @@ mod netns;
 mod oneshot;
 mod overlap;
 mod probation;
+mod reload;
 mod restarts;
 mod rollback;
 mod slots;

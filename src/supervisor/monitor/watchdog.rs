@@ -55,6 +55,12 @@ impl Service {
         });
     }
 
+    /// Watches a serving process with the current settings. A process on trial is watched as its trial began.
+    pub(in crate::supervisor) fn renew_watchdog(&mut self) {
+        self.monitor.watchdog.take_if(|watchdog| watchdog.watched.1 == WatchReason::Liveness);
+        self.adjust_watchdog();
+    }
+
     fn settings_for(&self, watch: WatchReason) -> WatchdogSettings {
         let trial = &self.config.trial;
         let (interval_ms, failures, errors) = match watch {

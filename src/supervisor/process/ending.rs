@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use handoff_protocol::ids::HandoffId;
 use handoff_protocol::message::{Grant, ToService};
 use handoff_protocol::reason::Reason;
 use handoff_protocol::restart::When;
 use handoff_protocol::supervisor::Phase;
+use tokio::time::Instant;
 
 use super::{Process, ProcessRole};
 use crate::config::{self, StopSignal, format_duration_ms};
@@ -17,6 +19,23 @@ use crate::shim::{self, killed};
 use crate::supervisor::service::Service;
 use crate::sys::clock::as_ms;
 use crate::sys::process::{Signal, has_ended, is_zombie, name_of, parent_of, place_of, tree_of};
+
+impl Process {
+    /// Records that it is asked to end now, unless it was asked before.
+    pub(in crate::supervisor) fn asked_to_end(&self) {
+        self.asked_at.set(self.asked_at.get().or(Some(Instant::now())));
+    }
+
+    /// How long ago it was asked to end.
+    pub(in crate::supervisor) fn asked_for(&self) -> Option<Duration> {
+        self.asked_at.get().map(|since| since.elapsed())
+    }
+
+    /// Records that it is not to end: it serves on.
+    pub(in crate::supervisor) fn not_asked_to_end(&self) {
+        self.asked_at.set(None);
+    }
+}
 
 impl Service {
     /// Prepares a message that may end a process: sends what the process needs before it, and records that the

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use handoff_protocol::frame::Transport;
@@ -19,6 +20,7 @@ use handoff_protocol::supervisor::{Event, Phase, Target};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::{Process, ProcessParts, Token};
+use crate::config;
 use crate::crash_points::{crash_point, passed_on};
 use crate::journal::unix_ms;
 use crate::shim::{self, shim_config, shim_config::ShimConfig};
@@ -206,7 +208,8 @@ impl Service {
             inputs.send(Input::Spawned(token, spawned.await.and_then(|spawned| spawned)));
         });
         let (binary, directory) = (binary.clone(), context.directory);
-        let prepared = PreparedProcess { token, id, slot, binary, log, channel, directory };
+        let settings = Rc::new(self.config.clone());
+        let prepared = PreparedProcess { token, id, slot, binary, settings, log, channel, directory };
         self.processes.begin_start(StartingProcess { prepared, task: task.abort_handle() });
         Ok(())
     }
@@ -223,7 +226,7 @@ impl Service {
 
     /// Takes over a started process. If it cannot be watched, it is ended: it would serve beside the next one.
     fn started(&mut self, prepared: PreparedProcess, unclaimed: UnclaimedProcess) -> io::Result<()> {
-        let PreparedProcess { token, id, slot, binary, log, channel, directory } = prepared;
+        let PreparedProcess { token, id, slot, binary, settings, log, channel, directory } = prepared;
         crash_point!("supervisor/launch/spawned");
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
@@ -235,6 +238,7 @@ impl Service {
             handoff: id,
             identity: process,
             binary,
+            settings: Some(settings),
             started_at_unix_ms: self.started_at(id),
             slot,
             log,
@@ -381,6 +385,7 @@ struct PreparedProcess {
     id: HandoffId,
     slot: u64,
     binary: Binary,
+    settings: Rc<config::Service>,
     log: LogGuard,
     channel: Channel,
     directory: Option<ProcessDirectory>,

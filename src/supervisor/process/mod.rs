@@ -26,6 +26,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::config;
 use crate::journal::unix_ms;
 use crate::shim;
 use crate::supervisor::input::{Input, Inputs};
@@ -82,6 +83,8 @@ pub(in crate::supervisor) struct Process {
     pub(in crate::supervisor) identity: Identity,
     /// The binary that it was started from.
     pub(in crate::supervisor) binary: Binary,
+    /// The service file that it was started with, if known.
+    pub(in crate::supervisor) settings: Option<Rc<config::Service>>,
     pub(in crate::supervisor) started_at_unix_ms: u64,
     /// The slot that it accepts from.
     pub(in crate::supervisor) slot: u64,
@@ -119,6 +122,8 @@ pub(in crate::supervisor) struct ProcessParts {
     pub(in crate::supervisor) identity: Identity,
     /// The binary that it was started from.
     pub(in crate::supervisor) binary: Binary,
+    /// The service file that it was started with, if known.
+    pub(in crate::supervisor) settings: Option<Rc<config::Service>>,
     pub(in crate::supervisor) started_at_unix_ms: u64,
     pub(in crate::supervisor) slot: u64,
     pub(in crate::supervisor) log: LogGuard,
@@ -159,6 +164,7 @@ impl Process {
             handoff: parts.handoff,
             identity: parts.identity,
             binary: parts.binary,
+            settings: parts.settings,
             started_at_unix_ms: parts.started_at_unix_ms,
             slot: parts.slot,
             release: None,
@@ -191,21 +197,6 @@ impl Process {
         };
         self.program_started.set(known.or_else(find));
         self.program_started.get().map(|(_, at)| at)
-    }
-
-    /// Records that it is asked to end now, unless it was asked before.
-    pub(in crate::supervisor) fn asked_to_end(&self) {
-        self.asked_at.set(self.asked_at.get().or(Some(Instant::now())));
-    }
-
-    /// How long ago it was asked to end.
-    pub(in crate::supervisor) fn asked_for(&self) -> Option<Duration> {
-        self.asked_at.get().map(|since| since.elapsed())
-    }
-
-    /// Records that it is not to end: it serves on.
-    pub(in crate::supervisor) fn not_asked_to_end(&self) {
-        self.asked_at.set(None);
     }
 
     /// Speaks this version from now on.

@@ -94,6 +94,7 @@ impl Service {
                     listening.serve();
                 }
                 self.retire_unused_slots();
+                self.remember_settings();
                 self.operations.timeline_mut().decided();
             }
             Action::Retire => self.processes.retire(),
@@ -131,6 +132,7 @@ impl Service {
     /// Takes a decision back: the version before is to serve again.
     fn reinstate(&mut self, retires: bool) {
         let was_replaced = self.processes.reinstate(retires);
+        self.remember_settings();
         self.operations.timeline_mut().undecided();
         if was_replaced && !retires {
             self.operations.timeline_mut().gap_begins();

@@ -51,6 +51,7 @@ use crate::supervisor::listening::{Listening, Upkeep};
 use crate::supervisor::monitor::Monitor;
 use crate::supervisor::operations::{Operation, Operations, Recorder, progress};
 use crate::supervisor::process::{Processes, Token};
+use crate::supervisor::reload::SeenFile;
 use crate::supervisor::rollout::Versions;
 use crate::supervisor::service_files::ServiceFileStamp;
 use crate::supervisor::state::OpenedState;
@@ -90,6 +91,10 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) problems: Problems,
     /// The state of the service file when it was last read.
     pub(in crate::supervisor) file_look: Option<ServiceFileStamp>,
+    /// What was read then, unless the service goes by it.
+    pub(in crate::supervisor) file_seen: Option<SeenFile>,
+    /// The settings of the serving process, as recorded for the next daemon.
+    pub(in crate::supervisor) running_settings: Option<Rc<config::Service>>,
     /// The next attempt of a start.
     pub(in crate::supervisor) next_start: NextStart,
     pub(in crate::supervisor) shared: Rc<Shared>,
@@ -141,6 +146,8 @@ impl Service {
             upkeep: Upkeep::default(),
             problems: Problems::at_opening(problem, began_again),
             file_look: None,
+            file_seen: None,
+            running_settings: None,
             next_start: NextStart::default(),
             shared,
             this,

@@ -299,6 +299,7 @@ impl Service {
             identity: process,
             handoff,
             binary,
+            settings: self.running_settings.clone(),
             started_at_unix_ms: started_unix_ms,
             slot,
             log,

@@ -110,7 +110,7 @@ fn a_word_of_another_supervisor_has_an_answer() {
         ("up", "handoff start --all"),
         ("down", "handoff stop --all"),
         ("monit", "handoff list"),
-        ("daemon-reload", "handoff check"),
+        ("daemon-reload", "handoff reload"),
         ("scale", "a service file for each copy"),
         ("exec", "a service is a process of this machine"),
         ("resurrect", "nothing has to be saved"),

@@ -193,6 +193,7 @@ pub fn status() -> ServiceStatus {
         last_exit: None,
         mode: Mode::Exclusive,
         listeners: vec![ListenerStatus { name: "http".parse().unwrap(), address: "127.0.0.1:9000".into() }],
+        file: None,
         last_handoff: Some(outcome(Ending::RolledBack, Some("the new process exited with status 1"))),
         next_try_at: None,
         problem: Some("The binary was replaced.".into()),

@@ -46,9 +46,9 @@ fn every_method_is_documented_with_its_parameters() {
             "service" => Value::from("s3"),
             "binary" | "path" | "sha256sums" | "minisig" => Value::from("/b"),
             "sha256" => Value::from("ab".repeat(32)),
-            "member" | "version" | "signal" => Value::from("1.2"),
-            "tree" | "pinned" => Value::from(true),
             "services" => serde_json::json!(["s3", "mcp"]),
+            "member" | "version" | "signal" | "text" => Value::from("1.2"),
+            "tree" | "pinned" | "dry_run" | "allow_stop" | "ephemeral" => Value::from(true),
             _ => Value::from(7),
         };
         let params: serde_json::Map<String, Value> =

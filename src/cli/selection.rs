@@ -49,7 +49,11 @@ impl Selection {
 /// The services with these names, each once, in the order of the command line. Asks the daemon only for a pattern.
 pub(super) fn resolve(wanted: &[Wanted], dirs: &Dirs) -> Result<Vec<ServiceName>, Failure> {
     let has_pattern = wanted.iter().any(|it| matches!(it, Wanted::Pattern(_)));
-    let known = if has_pattern { names(dirs)? } else { Vec::new() };
+    resolve_among(wanted, &if has_pattern { names(dirs)? } else { Vec::new() })
+}
+
+/// The same, where patterns stand for some of the known services.
+pub(super) fn resolve_among(wanted: &[Wanted], known: &[ServiceName]) -> Result<Vec<ServiceName>, Failure> {
     let mut selected: Vec<ServiceName> = Vec::new();
     for wanted in wanted {
         let found: Vec<ServiceName> = match wanted {

@@ -250,6 +250,7 @@ impl BrokenService {
             mode: self.readable.mode,
             listeners: self.readable.listeners.iter().map(listener_status).collect(),
             last_handoff: None,
+            last_lines: None,
             problem: Some(format!("Its service file cannot be used: {}", self.cause)),
         }
     }

@@ -26,9 +26,9 @@ use crate::supervisor::service::{START_LIMIT, Service, in_ms};
 use crate::sys::channel::Channel;
 use crate::sys::files::check_room_for_files;
 use crate::sys::inherit::{ADOPT_VARIABLE, KIND_VARIABLE, STREAM};
-use crate::sys::log_pipe::log_pipe;
+use crate::sys::log_pipe::{Stream, log_pipe};
 use crate::sys::process::{ProcessId, Signal, kill, reap_blocking};
-use crate::sys::spawn::{SpawnSpec, Spawned, spawn_with_listeners};
+use crate::sys::spawn::{SpawnSpec, Spawned, spawn_logged, spawn_with_listeners};
 
 /// What a service inherits from the daemon's environment; everything else comes from its service file.
 const INHERITED: [&str; 10] =
@@ -154,10 +154,10 @@ impl Service {
             Transport::Packets => Channel::pair()?,
             Transport::Stream => Channel::stream_pair()?,
         };
-        let (log, stdout) = log_pipe()?;
-        let stderr = stdout.try_clone()?;
+        let ((out, stdout), (err, stderr)) = (log_pipe()?, log_pipe()?);
         crash_point!("supervisor/launch/before-log");
-        let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
+        let generation = Some(self.journal.standing().generation().next());
+        let log = self.log(generation, None, [(Some(Stream::Out), out), (Some(Stream::Err), err)]);
         let (program, args, env) = self.command(id, binary)?;
         let checked = self.config.adapter.is_foreign().then(|| PathBuf::from(&binary.path));
         let spec = SpawnSpec {
@@ -174,9 +174,10 @@ impl Service {
         let listening = self.listening.as_ref().filter(|_| self.config.channel == Transport::Stream);
         let listeners = listening.map(|listening| listening.fds(slot)).unwrap_or_default();
         let copies = listeners.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
+        let marks = self.shared.keeper.labels_lines();
         let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
         let spawned =
-            self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies));
+            self.lanes.processes.run_within(START_LIMIT, what, move || start(checked, spec, &copies, marks));
         let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             inputs.send(Input::Spawned(token, spawned.await.and_then(|spawned| spawned)));
@@ -203,6 +204,7 @@ impl Service {
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
+        self.shared.keeper.label(&log, spawned.pid);
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
         tracing::info!(handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = ProcessParts {
@@ -220,7 +222,9 @@ impl Service {
         };
         let process = Process::new(parts, self.inputs.clone());
         let forget = |_: &io::Error| self.shared.keeper.forget_process(&self.name, id);
-        self.processes.started(process.inspect_err(forget)?);
+        let process = process.inspect_err(forget)?;
+        self.remember_writer(&process);
+        self.processes.started(process);
         unclaimed.claim();
         Ok(())
     }
@@ -286,7 +290,7 @@ impl Service {
     /// The descriptors that a start needs: pipes, channel and pidfd, each of them also on record, the listeners of
     /// another slot, and some for clients.
     fn files_of_a_start(&self) -> u64 {
-        24 + 2 * self.config.listeners.len() as u64
+        28 + 2 * self.config.listeners.len() as u64
     }
 
     fn environment(&self, id: HandoffId) -> Environment {
@@ -350,12 +354,18 @@ struct PreparedProcess {
 
 /// Starts a process. Blocks, perhaps forever, on the program and on its working directory. A shim would only report
 /// later that the program at `checked` cannot be executed.
-fn start(checked: Option<PathBuf>, spec: SpawnSpec, listeners: &[OwnedFd]) -> io::Result<UnclaimedProcess> {
+fn start(
+    checked: Option<PathBuf>,
+    spec: SpawnSpec,
+    listeners: &[OwnedFd],
+    marks_streams: bool,
+) -> io::Result<UnclaimedProcess> {
     if let Some(path) = checked {
         check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
     }
     let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-    Ok(UnclaimedProcess(Some(spawn_with_listeners(spec, &listeners)?)))
+    let spawn = if marks_streams { spawn_logged } else { spawn_with_listeners };
+    Ok(UnclaimedProcess(Some(spawn(spec, &listeners)?)))
 }
 
 /// A process that is ended unless something takes it over.

@@ -46,6 +46,7 @@ pub mod hooks;
 pub mod journal;
 #[doc(hidden)]
 pub mod keeper;
+mod log_record;
 mod probe;
 #[doc(hidden)]
 pub mod shim;

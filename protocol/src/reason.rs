@@ -136,6 +136,31 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it is about the new process, and that process existed: it may have said why.
+    pub fn blames_successor(&self) -> bool {
+        match self {
+            Self::NoHello
+            | Self::Version(_)
+            | Self::NotPrepared
+            | Self::NotReady
+            | Self::Unhealthy(_)
+            | Self::Probe(_)
+            | Self::SuccessorExited(_)
+            | Self::Canary(_)
+            | Self::Probation(_)
+            | Self::Ended(_) => true,
+            Self::Silent(role) | Self::HungUp(role) | Self::Broke { role, .. } => *role == Role::Successor,
+            Self::Spawn(_)
+            | Self::DrainGrace
+            | Self::NotSealed
+            | Self::SealFailed(_)
+            | Self::LeaseEnded
+            | Self::Journal(_)
+            | Self::Cancelled
+            | Self::SupervisorLost => false,
+        }
+    }
+
     /// Whether the program is to blame, rather than the machine or the supervisor.
     pub fn blames_program(&self) -> bool {
         match self {

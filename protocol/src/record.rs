@@ -204,6 +204,14 @@ impl Standing {
         self.current.as_ref().map_or(Generation(0), |current| current.generation)
     }
 
+    /// The generation for which the process of this handoff was started, if it is among those that are known.
+    pub fn generation_of(&self, handoff: HandoffId) -> Option<Generation> {
+        let all = [&self.current, &self.previous, &self.leaving].into_iter().flatten();
+        let found = all.map(|known| (known.handoff, known.generation));
+        let attempt = self.attempt.iter().map(|attempt| (attempt.handoff, attempt.generation));
+        found.chain(attempt).find(|(known, _)| *known == handoff).map(|(_, generation)| generation)
+    }
+
     /// Facts to write after a snapshot, because its fixed encoding has no place for them.
     pub fn beside_snapshot(&self) -> impl Iterator<Item = Fact> {
         let attempt = self.attempt.as_ref();

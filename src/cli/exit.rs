@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::output::one_line;
 use crate::config::{self, DirsError};
+use crate::control::api::LastLines;
 use crate::control::{self, ClientError};
 
 /// How a command ends. The codes are part of the interface: scripts depend on them.
@@ -116,7 +117,7 @@ impl Failure {
     /// The same, for programs.
     pub(super) fn to_json(&self) -> Value {
         let (kind, message, hint) = match self {
-            Failure::Client(ClientError::Refused(control::Error { kind, message, hint })) => {
+            Failure::Client(ClientError::Refused(control::Error { kind, message, hint, .. })) => {
                 (json!(kind), message.clone(), hint.clone())
             }
             Failure::Client(ClientError::Unreachable { path, cause, hint }) => {
@@ -129,7 +130,19 @@ impl Failure {
             Failure::Dirs(error) => (json!("directories"), error.to_string(), String::new()),
             Failure::Own { kind, message, hint, .. } => (json!(kind), message.clone(), hint.clone()),
         };
-        json!({"error": {"kind": kind, "message": message, "hint": hint, "exit": self.exit().code()}})
+        let mut error = json!({"kind": kind, "message": message, "hint": hint, "exit": self.exit().code()});
+        if let Some(lines) = self.last_lines() {
+            error["last_lines"] = json!(lines);
+        }
+        json!({ "error": error })
+    }
+
+    /// What the process that failed wrote at last.
+    pub(super) fn last_lines(&self) -> Option<&LastLines> {
+        match self {
+            Failure::Client(ClientError::Refused(error)) => error.last_lines.as_deref(),
+            _ => None,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::output::note;
 use crate::sys::errno::Errno;
@@ -21,6 +22,13 @@ use crate::sys::regular;
 pub(super) struct LogFile {
     pub file: File,
     identity: Identity,
+}
+
+impl LogFile {
+    /// Whether it was removed. As long as it is open, its directory says nothing about its own removal.
+    pub(super) fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
 }
 
 /// More files than any service file can configure. A higher number is not a file of the log.
@@ -48,46 +56,73 @@ pub(super) fn open_all(directory: &Path) -> io::Result<Vec<LogFile>> {
     Ok(files)
 }
 
-/// Waits for a log to grow.
+/// How often a directory that does not exist is looked for.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Waits for logs to grow.
+pub(super) struct Watch(Inotify);
+
+/// What ends a wait.
+pub(super) enum Wake {
+    /// Something may have changed in the directories with these numbers; -1 stands for all of them.
+    Changed(Vec<i32>),
+    /// The reader of standard output is gone.
+    ReaderGone,
+}
+
+impl Watch {
+    pub(super) fn new() -> io::Result<Watch> {
+        Ok(Watch(Inotify::new()?))
+    }
+
+    /// Watches a directory: any change from now on ends a wait. Returns its number, which stays the same as long as it
+    /// is the same directory.
+    pub(super) fn add(&mut self, directory: &Path) -> io::Result<i32> {
+        let changes = AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        Ok(self.0.add(directory, changes)?)
+    }
+
+    /// Waits for a change. If a directory does not exist, `searches`, at most for [`SEARCH_INTERVAL`].
+    pub(super) fn wait(&self, searches: bool) -> io::Result<Wake> {
+        let stdout = io::stdout();
+        let mut fds =
+            [PollFd::new(self.0.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        match poll(&mut fds, searches.then_some(SEARCH_INTERVAL)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if found(&fds[1]).intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
+            return Ok(Wake::ReaderGone);
+        }
+        match self.0.read() {
+            Ok(events) => Ok(Wake::Changed(events.iter().map(|event| event.watch).collect())),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wake::Changed(Vec::new())),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Finds the next file of a log.
 pub(super) struct Follower {
     directory: PathBuf,
-    inotify: Inotify,
 }
 
 impl Follower {
-    /// Starts to watch: any change of the log from now on ends a wait.
-    pub(super) fn watch(directory: &Path) -> io::Result<Follower> {
-        let inotify = Inotify::new()?;
-        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-        inotify.add(directory, changes)?;
-        Ok(Follower { directory: directory.to_owned(), inotify })
+    pub(super) fn new(directory: &Path) -> Follower {
+        Follower { directory: directory.to_owned() }
     }
 
-    /// Calls `copy` whenever there may be something to read, first with `current`, until it returns false or the
-    /// reader of standard output is gone. In between it blocks without waking up.
-    pub(super) fn run(
-        &self,
-        mut current: Option<LogFile>,
-        mut copy: impl FnMut(&mut File) -> io::Result<bool>,
-    ) -> io::Result<()> {
-        loop {
-            let next = self.next_after(current.as_ref())?;
-            // Only after the search for the next file: a file that has a newer one gets no more lines.
-            if let Some(reading) = &mut current
-                && !copy(&mut reading.file)?
-            {
-                return Ok(());
-            }
-            match next {
-                Some(next) => current = Some(next),
-                None if self.wait()? => {}
-                None => return Ok(()),
-            }
-        }
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The file after `reading`, if the log was rotated.
-    fn next_after(&self, reading: Option<&LogFile>) -> io::Result<Option<LogFile>> {
+    pub(super) fn next_after(&self, reading: Option<&LogFile>) -> io::Result<Option<LogFile>> {
         let Some(reading) = reading else { return Ok(open_all(&self.directory)?.pop()) };
         for _ in 0..ATTEMPTS {
             let paths = paths(&self.directory)?;
@@ -110,29 +145,13 @@ impl Follower {
                 return Ok(Some(next));
             }
         }
-        note("Lines may be missing here: the log was rotated faster than it was read.");
-        Ok(open_all(&self.directory)?.pop())
-    }
-
-    /// Waits for a change. Returns false once the reader of standard output is gone.
-    fn wait(&self) -> io::Result<bool> {
-        let stdout = io::stdout();
-        let mut fds = [
-            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stdout.as_fd(), PollFlags::empty()),
-        ];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
+        let oldest = open_all(&self.directory)?.pop();
+        if oldest.is_some() {
+            note(
+                "Lines may be missing here: the file that was read was removed, or rotated faster than it was read.",
+            );
         }
-        if found(&fds[1]).intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
-            return Ok(false);
-        }
-        // The kind of change does not matter: everything is read again.
-        match self.inotify.read() {
-            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(true),
-            Err(error) => Err(error.into()),
-        }
+        Ok(oldest)
     }
 }
 
@@ -195,7 +214,7 @@ mod tests {
 
         /// The text that a follower sees if it starts with `reading` and ends at the end of the log.
         fn follow(&self, mut reading: Option<LogFile>) -> String {
-            let follower = Follower::watch(self.dir.path()).unwrap();
+            let follower = Follower::new(self.dir.path());
             let mut seen = String::new();
             loop {
                 let next = follower.next_after(reading.as_ref()).unwrap();

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::interrupt::{ContinuationHint, Interrupt};
-use super::output::{Output, Style, note, one_line};
+use super::output::{Output, Style, last_lines_text, note, one_line};
 use super::{human, sentence};
 use crate::config::Dirs;
 use crate::control::Client;
@@ -80,6 +80,7 @@ pub(super) fn print_outcome(outcome: &Outcome, out: &mut Output) {
         out.object(&json!({ "outcome": outcome }));
     } else {
         out.line(mark(Style::of_stdout(), &one_line(&sentence::of(outcome))));
+        outcome.last_lines.iter().for_each(|lines| out.line(last_lines_text(lines)));
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::exit::{Exit, Failure};
 use super::variable;
+use crate::control::api::LastLines;
 use crate::sys::terminal;
 
 /// The two outputs of a command.
@@ -50,11 +51,15 @@ impl Output {
 
     /// Writes a line for programs.
     pub(super) fn object(&mut self, value: &impl Serialize) {
+        let mut line = Vec::new();
+        self.object_into(value, &mut line);
+        self.bytes(&line);
+    }
+
+    /// Appends a line for programs to `waiting`, in place of writing it.
+    pub(super) fn object_into(&mut self, value: &impl Serialize, waiting: &mut Vec<u8>) {
         match serde_json::to_string(value) {
-            // JSON escapes the characters below the space. A terminal also acts on others.
-            Ok(text) => {
-                self.bytes(format!("{}\n", escaped(&text, |c| format!("\\u{:04x}", u32::from(c)))).as_bytes())
-            }
+            Ok(text) => waiting.extend_from_slice(json_line(&text).as_bytes()),
             Err(error) => self.first_error = self.first_error.take().or_else(|| Some(error.into())),
         }
     }
@@ -65,6 +70,7 @@ impl Output {
             self.object(&failure.to_json());
         } else {
             note(format!("{} {failure}", Style::of_stderr().red("error:")));
+            failure.last_lines().into_iter().for_each(|lines| note(last_lines_text(lines)));
         }
     }
 
@@ -78,6 +84,11 @@ impl Output {
             _ => exit,
         }
     }
+}
+
+/// JSON escapes the characters below the space. A terminal also acts on others.
+fn json_line(text: &str) -> String {
+    format!("{}\n", escaped(text, |c| format!("\\u{:04x}", u32::from(c))))
 }
 
 /// Writes a line to standard error, if it is open.
@@ -105,6 +116,13 @@ fn turns_text(character: char) -> bool {
 /// this command.
 pub(super) fn one_line(value: &str) -> String {
     value.replace('\n', "\\n")
+}
+
+/// The last lines of a process that failed, each on a line of its own.
+pub(super) fn last_lines_text(last: &LastLines) -> String {
+    let LastLines { pid, generation, lines } = last;
+    let lines: String = lines.iter().map(|line| format!("\n  | {}", one_line(line))).collect();
+    format!("The last lines of that process (pid {pid}, generation {generation}):{lines}")
 }
 
 fn escaped(text: &str, escape: fn(char) -> String) -> String {
@@ -136,6 +154,11 @@ pub(super) struct Style {
 impl Style {
     pub(super) fn of_stdout() -> Style {
         Style { coloured: io::stdout().is_terminal() && colours_wanted() }
+    }
+
+    /// The style of standard output, if that is a terminal.
+    pub(super) fn of_terminal() -> Option<Style> {
+        io::stdout().is_terminal().then(Style::of_stdout)
     }
 
     pub(super) fn of_stderr() -> Style {
@@ -173,9 +196,38 @@ impl Style {
         shown + &escaped(rest, hexadecimal)
     }
 
-    fn paint(self, code: &str, text: &str) -> String {
+    /// What a program wrote, as a line that cannot control a terminal. Its colours stay where colours are wanted, and end
+    /// with the line.
+    pub(super) fn show_text(self, text: &[u8]) -> String {
+        let text = String::from_utf8_lossy(text);
+        let (mut shown, mut is_coloured) = (String::with_capacity(text.len()), false);
+        let mut rest = &*text;
+        while let Some(at) = rest.find('\x1b') {
+            shown += &escaped(&rest[..at], hexadecimal);
+            let colour = colour_length(&rest[at..]);
+            match colour {
+                Some(length) if self.coloured => shown += &rest[at..at + length],
+                Some(_) => {}
+                None => shown += "\\x1b",
+            }
+            is_coloured |= colour.is_some() && self.coloured;
+            rest = &rest[at + colour.unwrap_or(1)..];
+        }
+        shown += &escaped(rest.trim_end_matches('\r'), hexadecimal);
+        shown + if is_coloured { "\x1b[0m" } else { "" }
+    }
+
+    /// The text in a colour, by the number of that in ECMA-48.
+    pub(super) fn paint(self, code: &str, text: &str) -> String {
         if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// The length of the sequence at the start of a text, if it only sets colours and the like ("SGR").
+fn colour_length(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\x1b[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';' && c != ':')?;
+    parameters[end..].starts_with('m').then_some(2 + end + 1)
 }
 
 /// <https://no-color.org>: any non-empty value turns colours off.
@@ -202,5 +254,19 @@ mod tests {
         }
         let plain = Style { coloured: false };
         assert_eq!(plain.escape_controls("\x1b[31mred\x1b[0m"), "\\x1b[31mred\\x1b[0m");
+    }
+
+    #[test]
+    fn a_program_keeps_its_colours_and_nothing_else() {
+        let table = [
+            ("plain\tä", "plain\tä", "plain\tä"),
+            ("\x1b[1;31mred\x1b[0m x\r", "\x1b[1;31mred\x1b[0m x\x1b[0m", "red x"),
+            ("\x1b[2J\x1b]0;t\x07\r.", "\\x1b[2J\\x1b]0;t\\x07\\x0d.", "\\x1b[2J\\x1b]0;t\\x07\\x0d."),
+            ("\x1b[31", "\\x1b[31", "\\x1b[31"),
+        ];
+        for (text, coloured, plain) in table {
+            assert_eq!(Style { coloured: true }.show_text(text.as_bytes()), coloured);
+            assert_eq!(Style { coloured: false }.show_text(text.as_bytes()), plain);
+        }
     }
 }

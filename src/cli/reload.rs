@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::interrupt::{ContinuationHint, Interrupt};
-use super::output::{Output, Style, note, one_line};
+use super::output::{Output, Style, last_lines_text, note, one_line};
 use super::table::{Wide, table, wrapped};
 use super::{Json, operation, sentence};
 use crate::config::Dirs;
@@ -95,6 +95,9 @@ fn print(reloaded: &Reloaded, dry_run: bool, wide: Wide, out: &mut Output) {
     let style = Style::of_stdout();
     for result in &reloaded.results {
         out.line(wrapped(&one_line(&ended(result, style)), 2));
+        let failed = result.error.as_ref().and_then(|error| error.last_lines.as_deref());
+        let lines = failed.or(result.outcome.as_ref().and_then(|outcome| outcome.last_lines.as_ref()));
+        lines.into_iter().for_each(|lines| out.line(last_lines_text(lines)));
     }
     let unchanged = reloaded.plan.len() - differ.len();
     out.line(wrapped(&summary(reloaded, unchanged, dry_run), 2));

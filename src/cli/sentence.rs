@@ -122,6 +122,7 @@ mod tests {
             lost_datagrams: 0,
             phases: vec![],
             killed: vec![],
+            last_lines: None,
         };
         let now = "s3 now runs /srv/s3 (generation 3, pid 42)";
         assert_eq!(of(&outcome), format!("{now}: upgraded in 2.1 ms, the accept gap was 600 µs."));

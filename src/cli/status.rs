@@ -4,7 +4,7 @@ use handoff_protocol::message::Mode;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::output::{Output, Style, one_line};
+use super::output::{Output, Style, last_lines_text, one_line};
 use super::selection::{self, Wanted};
 use super::table::wrapped;
 use super::{Json, ask, human, list, sentence, stale};
@@ -156,6 +156,9 @@ pub(super) fn describe(status: &ServiceStatus, style: Style) -> String {
     }
     if let Some(last) = &status.last_handoff {
         add("last", sentence::of(last));
+    }
+    if let Some(last) = &status.last_lines {
+        lines.push(last_lines_text(last).replace('\n', "\n  ").replacen("The last", "  the last", 1));
     }
     lines.join("\n")
 }

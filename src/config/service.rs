@@ -21,6 +21,7 @@ use super::kind::{self, ServiceKind};
 use super::listen::{self, Listener};
 use super::liveness::{self, Liveness};
 use super::load::PartialService;
+use super::log::{self, LogSettings};
 use super::order::{self, Dependency};
 use super::probation::{self, TrialSettings};
 use super::probe::{self, Check, Probe};
@@ -96,12 +97,8 @@ pub fn known_keys() -> &'static [&'static str] {
     KEYS
 }
 
-const LOG_KEYS: &[&str] = &["max_size", "files"];
 const MODES: [(&str, Mode); 2] = [("exclusive", Mode::Exclusive), ("overlap", Mode::Overlap)];
 const BINARY_EXAMPLE: &str = "write binary = \"/absolute/path/of/the/server\"";
-
-/// A log file holds at least a page, so that rotation does not cost more than the lines.
-const LEAST_LOG_BYTES: u64 = 4096;
 
 /// A parsed service file, with the defaults filled in. Whether the binary can be executed depends on the moment, not
 /// on the file: see [`Service::check_files`].
@@ -181,8 +178,8 @@ pub struct Service {
     pub process: ProcessSettings,
     /// The listeners, sorted by name.
     pub listeners: Vec<Listener>,
-    /// Rotation of the service's log.
-    pub log: LogLimits,
+    /// What becomes of the lines that the service writes.
+    pub log: LogSettings,
 }
 
 /// How the supervisor talks to a service.
@@ -221,15 +218,6 @@ pub enum Stragglers {
     Abort,
     /// The remaining requests are cut.
     Cut,
-}
-
-/// Rotation of a service's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogLimits {
-    /// Size at which a file is rotated.
-    pub max_size_bytes: u64,
-    /// The number of files that are kept, including the current one; at least 2.
-    pub files: u32,
 }
 
 impl Service {
@@ -377,7 +365,7 @@ fn read(report: &mut Report, name: ServiceName, root: &Section) -> Option<Servic
         credentials: credentials::read(report, root),
         process: process::read(report, root),
         listeners,
-        log: log_limits(report, root),
+        log: log::read(report, root),
         binary_at: binary.as_ref()?.at(report),
         binary: binary?.value,
     };
@@ -425,17 +413,4 @@ fn deadline_and_grace(report: &mut Report, root: &Section) -> (u64, u64) {
         root.wrong::<()>(report, "drain_grace", span, &cause, hint);
     }
     (deadline_ms, grace_ms)
-}
-
-fn log_limits(report: &mut Report, root: &Section) -> LogLimits {
-    let mut limits = LogLimits { max_size_bytes: 10 << 20, files: 5 };
-    let Some(section) = root.section(report, "log", "log.") else { return limits };
-    section.refuse_unknown(report, LOG_KEYS);
-    if let Some(bytes) = section.size_bytes(report, "max_size", LEAST_LOG_BYTES) {
-        limits.max_size_bytes = bytes;
-    }
-    if let Some(files) = section.count(report, "files", 2..=100) {
-        limits.files = files;
-    }
-    limits
 }

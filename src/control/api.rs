@@ -177,6 +177,17 @@ pub struct Pong {
     pub pid: u32,
 }
 
+/// The last lines that a process has written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastLines {
+    /// The process, as in the log: of a program with a shim, the shim.
+    pub pid: u32,
+    /// The generation for which it was started.
+    pub generation: u64,
+    /// At most ten, oldest first.
+    pub lines: Vec<String>,
+}
+
 /// How an operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -247,6 +258,9 @@ pub struct Outcome {
     /// The processes that were killed because they had not ended in time. They may have lost unsaved data.
     #[serde(default)]
     pub killed: Vec<Killed>,
+    /// What the process that failed wrote at last; `null` if none failed or it wrote nothing.
+    #[serde(default)]
+    pub last_lines: Option<LastLines>,
 }
 
 /// A process that was killed because it had not ended in time.

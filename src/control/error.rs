@@ -7,6 +7,7 @@ use handoff_protocol::ids::ServiceName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::api::LastLines;
 use crate::config;
 
 /// An error answer. `Display` writes the message and the hint.
@@ -18,6 +19,8 @@ pub struct Error {
     pub message: String,
     /// What the user can do.
     pub hint: String,
+    /// What the process that failed wrote at last, if one did.
+    pub last_lines: Option<Box<LastLines>>,
 }
 
 impl fmt::Display for Error {
@@ -145,7 +148,7 @@ impl Error {
         if let Some(first) = hint.get_mut(..1) {
             first.make_ascii_uppercase();
         }
-        Error { kind, message: message.into(), hint }
+        Error { kind, message: message.into(), hint, last_lines: None }
     }
 
     /// There is no service of this name. `known` are the names for suggestions.
@@ -206,11 +209,11 @@ impl Error {
 
     /// The JSON-RPC error object.
     pub(super) fn to_json(&self) -> Value {
-        json!({
-            "code": self.kind.rpc_code(),
-            "message": self.message,
-            "data": { "kind": self.kind, "hint": self.hint },
-        })
+        let mut data = json!({ "kind": self.kind, "hint": self.hint });
+        if let Some(lines) = &self.last_lines {
+            data["last_lines"] = json!(lines);
+        }
+        json!({ "code": self.kind.rpc_code(), "message": self.message, "data": data })
     }
 
     /// Reads a JSON-RPC error object. A kind that only a newer daemon has counts as internal.
@@ -218,7 +221,8 @@ impl Error {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let data = &object["data"];
         let kind = Kind::deserialize(&data["kind"]).unwrap_or(Kind::Internal);
-        Error { kind, message: text(&object["message"]), hint: text(&data["hint"]) }
+        let last_lines = Option::<Box<LastLines>>::deserialize(&data["last_lines"]).unwrap_or_default();
+        Error { kind, message: text(&object["message"]), hint: text(&data["hint"]), last_lines }
     }
 }
 
@@ -234,6 +238,9 @@ mod tests {
         assert_eq!(codes.len(), Kind::ALL.len());
         for kind in Kind::ALL {
             let error = Error::new(kind, "It is so.", "Do this.");
+            assert_eq!(Error::from_json(&error.to_json()), error);
+            let lines = LastLines { pid: 7, generation: 3, lines: vec!["no such file".into()] };
+            let error = Error { last_lines: Some(Box::new(lines)), ..error };
             assert_eq!(Error::from_json(&error.to_json()), error);
         }
         assert_eq!(Error::from_json(&json!({"data": {"kind": "of_tomorrow"}})).kind, Kind::Internal);

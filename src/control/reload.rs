@@ -3,7 +3,7 @@
 use handoff_protocol::ids::ServiceName;
 use serde::{Deserialize, Serialize};
 
-use super::api::Outcome;
+use super::api::{LastLines, Outcome};
 use super::error::{Error, Kind};
 use crate::config;
 pub use crate::config::Cost;
@@ -92,6 +92,8 @@ pub struct ReloadFailure {
     pub message: String,
     /// What to do.
     pub hint: String,
+    /// What the process that failed wrote at last, if one did.
+    pub last_lines: Option<Box<LastLines>>,
 }
 
 /// The answer to `reload`.
@@ -108,8 +110,8 @@ pub struct Reloaded {
 }
 
 impl From<Error> for ReloadFailure {
-    fn from(Error { kind, message, hint }: Error) -> Self {
-        Self { kind, message, hint }
+    fn from(Error { kind, message, hint, last_lines }: Error) -> Self {
+        Self { kind, message, hint, last_lines }
     }
 }
 

@@ -6,7 +6,7 @@ use handoff_protocol::ids::{Generation, ListenerName, ServiceName};
 use handoff_protocol::message::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::api::{FileStatus, Outcome};
+use super::api::{FileStatus, LastLines, Outcome};
 use super::state::State;
 use super::versions::{Named, Skew, StagedStatus};
 use crate::sys::process::Exit;
@@ -73,6 +73,9 @@ pub struct ServiceStatus {
     pub last_handoff: Option<Outcome>,
     /// A problem that the user should know about: one sentence.
     pub problem: Option<String>,
+    /// What the process that failed wrote at last, while the service has failed or waits for its next start.
+    #[serde(default)]
+    pub last_lines: Option<LastLines>,
 }
 
 /// Whether a service starts when the daemon starts, and what decides that.

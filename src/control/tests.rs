@@ -105,6 +105,7 @@ fn outcome(service: ServiceName) -> Outcome {
         lost_datagrams: 0,
         phases: vec![],
         killed: vec![],
+        last_lines: None,
     }
 }
 

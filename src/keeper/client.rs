@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,9 +9,8 @@ use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
 
 use super::VERB;
-use super::message::{
-    Empty, FETCH_MAX, KeeperReply, KeeperRequest, Key, Keys, List, Log as LogRequest, Stats, Store, VERSION,
-};
+use super::log_spec::LogSpec;
+use super::message::{Empty, FETCH_MAX, KeeperReply, KeeperRequest, Key, Keys, List, Stats, Store, VERSION};
 use crate::crash_points::passed_on;
 use crate::sys::channel::Channel;
 use crate::sys::files::files_limit;
@@ -34,19 +32,6 @@ const STORE_BATCH: usize = 64;
 /// Maximum number of outstanding answers; then the client waits for one. All of them must fit into the keeper's socket,
 /// because the keeper disconnects a client that does not read.
 const OWED_MAX: u64 = 128;
-
-/// Where to write the lines of a log pipe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogSpec {
-    /// The service, for people.
-    pub service: String,
-    /// The directory of the files, an absolute path; created if it is missing.
-    pub dir: PathBuf,
-    /// Size at which a file is rotated, in bytes.
-    pub max_size_bytes: u64,
-    /// Number of files to keep, including the current one; at least 2.
-    pub files: u32,
-}
 
 /// Why a request to the keeper failed. `Display` is a sentence without a full stop.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +90,8 @@ pub struct Client {
     answered: u64,
     /// Refusals that no call has returned yet.
     refusal: Option<String>,
+    /// Whether it labels lines, as older versions do not.
+    labels: bool,
     /// A late answer may still arrive, and would be mistaken for that of another request.
     failed: bool,
 }
@@ -127,15 +114,7 @@ impl Client {
             files_limit: None,
         };
         let spawned = spawn(spec).map_err(Error::Start)?;
-        let mut client = Client {
-            channel,
-            pidfd: spawned.pidfd,
-            pid: spawned.pid,
-            requests_sent: 0,
-            answered: 0,
-            refusal: None,
-            failed: false,
-        };
+        let mut client = Client::on(channel, spawned.pidfd, spawned.pid);
         let greeted = set_timeouts(&client.channel).map_err(Error::Start).and_then(|()| client.ping());
         if let Err(error) = greeted {
             client.end();
@@ -158,7 +137,20 @@ impl Client {
         let (channel, pid) = connect_to(socket).map_err(unreachable)?;
         // A process that keeps the connection open beyond this point has existed since the connect.
         let pidfd = pidfd_open(pid).map_err(unreachable)?;
-        Ok(Client { channel, pidfd, pid, requests_sent: 0, answered: 0, refusal: None, failed: false })
+        Ok(Client::on(channel, pidfd, pid))
+    }
+
+    fn on(channel: Channel, pidfd: OwnedFd, pid: u32) -> Client {
+        Client {
+            channel,
+            pidfd,
+            pid,
+            requests_sent: 0,
+            answered: 0,
+            refusal: None,
+            labels: true,
+            failed: false,
+        }
     }
 
     /// The pid of the keeper.
@@ -196,14 +188,23 @@ impl Client {
         self.post(&KeeperRequest::Drop(Key { key: key.to_owned() }), &[])
     }
 
-    /// Makes the keeper read a log pipe, unless it already does. Does not wait for the answer.
+    /// Finds out whether it labels lines, for [`Client::log`].
+    pub fn learn_version(&mut self) -> Result<(), Error> {
+        match self.ask_done(&KeeperRequest::Labels(Empty {}), &[]) {
+            Err(Error::Refused(_)) => self.labels = false,
+            answer => return answer,
+        }
+        Ok(())
+    }
+
+    /// Whether it labels lines, and knows the mark at the start of a pipe.
+    pub fn labels_lines(&self) -> bool {
+        self.labels
+    }
+
+    /// Makes the keeper read a log pipe, or tells it more about one that it reads. Does not wait for the answer.
     pub fn log(&mut self, spec: &LogSpec, pipe: BorrowedFd<'_>) -> Result<(), Error> {
-        let request = KeeperRequest::Log(LogRequest {
-            service: spec.service.clone(),
-            dir: spec.dir.as_os_str().as_bytes().to_vec(),
-            max_size_bytes: spec.max_size_bytes,
-            files: spec.files,
-        });
+        let request = if self.labels { spec.labelled() } else { spec.unlabelled() };
         self.post(&request, &[pipe])
     }
 
@@ -259,8 +260,9 @@ impl Client {
         if self.wait_for_end() { Ok(()) } else { Err(Error::Silent { pid: self.pid }) }
     }
 
-    /// Kills it. For a keeper that does not answer. ESRCH is ignored: it already exited.
+    /// Kills it. For a keeper that does not answer.
     pub fn kill(&self) {
+        // ESRCH: it already exited.
         let _ = kill(&self.pidfd, Signal::SIGKILL);
     }
 

@@ -9,7 +9,8 @@ struct Fixture {
 impl Fixture {
     fn new(max_size_bytes: u64, files: u32) -> Fixture {
         let root = tempfile::tempdir().unwrap();
-        let log = Log::new(root.path().join("log"), RotationLimits { max_size_bytes, files });
+        let settings = LogSettings { max_size_bytes, files, ..LogSettings::default() };
+        let log = Log::new(root.path().join("log"), "web", settings);
         Fixture { root, log }
     }
 
@@ -25,6 +26,13 @@ impl Fixture {
     fn put(&self, name: &str, text: &str) {
         std::fs::create_dir_all(self.root.path().join("log")).unwrap();
         std::fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Makes a file look as if it was last changed so long ago.
+    fn age(&self, name: &str, ago_s: u64) {
+        let file = File::options().write(true).open(self.path(name)).unwrap();
+        let changed = Duration::from_millis(unix_ms() - 1000 * ago_s);
+        file.set_modified(std::time::UNIX_EPOCH + changed).unwrap();
     }
 
     fn names(&self) -> Vec<String> {
@@ -69,7 +77,7 @@ fn a_smaller_number_of_files_removes_the_rest() {
     let mut fixture = Fixture::new(4, 5);
     fixture.log.write(b"1\n\n2\n\n3\n\n4\n\n5\n\n");
     assert_eq!(fixture.names(), ["1", "2", "3", "4", "current"]);
-    fixture.log.set_limits(RotationLimits { max_size_bytes: 4, files: 2 });
+    fixture.log.set(LogSettings { max_size_bytes: 4, files: 2, ..LogSettings::default() });
     fixture.log.write(b"6\n\n");
     assert_eq!(fixture.names(), ["1", "current"]);
 }
@@ -136,7 +144,7 @@ fn lost_lines_are_counted_and_told_of_once() {
     let text = fixture.text("current");
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[1..], ["d", "e"]);
-    assert!(lines[0].starts_with("handoff: 3 lines are missing here"), "{text}");
+    assert!(lines[0].contains(" web - - - | handoff: 3 lines are missing here (6 bytes), because"), "{text}");
     assert!(lines[0].contains("os error"), "{text}");
 }
 
@@ -147,4 +155,34 @@ fn a_full_device_loses_lines_and_nothing_else() {
     std::os::unix::fs::symlink("/dev/full", fixture.path("current")).unwrap();
     fixture.log.write(b"a\nb\n");
     assert_eq!(fixture.log.take_totals().lost_lines, 2);
+}
+
+#[test]
+fn what_is_too_old_is_removed_and_the_current_file_rotated_for_it() {
+    let mut fixture = Fixture::new(1000, 3);
+    let settings = LogSettings { max_age: Some(Duration::from_secs(3600)), ..fixture.log.settings };
+    fixture.log.set(settings);
+    let now = unix_ms();
+    let line = |ago_s: u64, text: &str| {
+        let time = time_text(now - 1000 * ago_s);
+        format!("{time} web 1 2 out | {text}\n")
+    };
+    for (name, ago_s) in [("2", 3700), ("1", 3500), ("current", 1900)] {
+        fixture.put(name, &line(ago_s, name));
+        fixture.age(name, ago_s);
+    }
+    fixture.log.remove_old();
+    // The current file had its half of the hour; `2` was over it.
+    assert_eq!(fixture.names(), ["1", "2", "current"]);
+    let texts = ["2", "1", "current"].map(|name| fixture.text(name));
+    assert!(
+        texts[0].ends_with("| 1\n") && texts[1].ends_with("| current\n") && texts[2].is_empty(),
+        "{texts:?}"
+    );
+    fixture.log.write(line(0, "new").as_bytes());
+    fixture.log.remove_old();
+    assert!(fixture.text("current").ends_with("| new\n"), "it has just begun");
+    fixture.age("2", 3601);
+    fixture.log.remove_old();
+    assert_eq!(fixture.names(), ["1", "current"]);
 }

@@ -51,6 +51,32 @@ pub struct Log {
     pub files: u32,
 }
 
+/// Like [`Log`], for one stream of a process: each line gets the time and this label. On a pipe that is already read,
+/// adds what was not known of its label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStream {
+    /// The service.
+    pub service: String,
+    /// The directory of the files, an absolute path. Pipes with the same directory share its files.
+    pub dir: Vec<u8>,
+    /// Size at which a file is rotated, in bytes.
+    pub max_size_bytes: u64,
+    /// Number of files to keep, including the current one; at least 2.
+    pub files: u32,
+    /// Age at which lines are removed, in milliseconds; 0 if they are not.
+    pub max_age_ms: u64,
+    /// Maximum number of bytes per second; 0 without a limit.
+    pub max_rate_bytes: u64,
+    /// Whether journald gets the lines too.
+    pub journald: bool,
+    /// The generation for which the process was started; 0 if not known.
+    pub generation: u64,
+    /// Its pid; 0 if not known.
+    pub pid: u32,
+    /// 1 for standard output, 2 for standard error, 0 if not known.
+    pub stream: u8,
+}
+
 /// Requests a page of the sorted keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
@@ -145,6 +171,10 @@ direction! {
         0x28 Quit(Empty),
         /// Return duplicates of the descriptors that exist among these.
         0x29 FetchAll(Keys),
+        /// Read this log pipe, and label its lines.
+        0x2a LogStream(LogStream),
+        /// Check that the keeper labels lines.
+        0x2b Labels(Empty),
     }
 }
 
@@ -170,7 +200,7 @@ impl KeeperRequest {
     fn descriptors(&self) -> usize {
         match self {
             Self::Store(store) => store.keys.len(),
-            Self::Log(_) => 1,
+            Self::Log(_) | Self::LogStream(_) => 1,
             _ => 0,
         }
     }
@@ -202,6 +232,23 @@ mod tests {
         let log = Log { service: "s3".into(), dir: b"/l".to_vec(), max_size_bytes: 7, files: 2 };
         let body = KeeperRequest::Log(log).encode_body().unwrap();
         assert_eq!(body, b"\x02\0\0\0\0\0\0\0s3\x02\0\0\0\0\0\0\0/l\x07\0\0\0\0\0\0\0\x02\0\0\0");
+
+        let stream = KeeperRequest::LogStream(LogStream {
+            service: "s3".into(),
+            dir: b"/l".to_vec(),
+            max_size_bytes: 7,
+            files: 2,
+            max_age_ms: 3,
+            max_rate_bytes: 4,
+            journald: true,
+            generation: 5,
+            pid: 6,
+            stream: 1,
+        });
+        let body = stream.encode_body().unwrap();
+        let numbers = b"\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x01\x05\0\0\0\0\0\0\0\x06\0\0\0\x01";
+        assert_eq!(body[20..], [&b"\x07\0\0\0\0\0\0\0\x02\0\0\0"[..], numbers].concat()[..]);
+        assert_eq!((stream.kind(), KeeperRequest::Labels(Empty {}).kind()), (0x2a, 0x2b));
 
         let fetch = KeeperRequest::FetchAll(Keys { keys: vec!["a".into()] });
         let frame = frame::encode(VERSION, HandoffId::NIL, &fetch).unwrap();

@@ -8,10 +8,13 @@
 //!   socket;
 //! - it exits on request ([`Client::quit`]); after SIGTERM, when the last log pipe is closed; when it holds nothing and
 //!   has no connection; and when it is unreachable because another keeper has its path;
-//! - while idle it makes no system call.
+//! - while idle it makes no system call, except to remove the lines of logs that have a maximum age.
 
 mod client;
+mod gate;
+mod journald;
 mod log;
+mod log_spec;
 mod message;
 mod pipe;
 mod server;
@@ -26,10 +29,12 @@ use std::process::ExitCode;
 
 use handoff_protocol::ids::HandoffId;
 
-pub use client::{Client, Error, LogSpec, TIMEOUT};
+pub use crate::sys::log_pipe::Stream;
+pub use client::{Client, Error, TIMEOUT};
+pub use log_spec::LogSpec;
 pub use message::{
     Empty, Entries, FETCH_MAX, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, Key, Keys, List, Log,
-    Stats, Store, VERSION,
+    LogStream, Stats, Store, VERSION,
 };
 
 use crate::crash_points::crash_point;

@@ -1,14 +1,17 @@
-//! The read end of a log pipe: reads bytes, and passes on complete lines.
+//! The read end of a log pipe: reads bytes, and passes on complete lines with their label.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::LOG_PREFIX;
 use super::writer::Writer;
+use crate::journal::unix_ms;
+use crate::log_record::{Label, append, time_text};
 use crate::sys::descriptor::{read, set_nonblocking};
 use crate::sys::errno::{Errno, retry};
-use crate::sys::log_pipe::identity;
+use crate::sys::log_pipe::{PID_MARK_BYTES, identity, marked_pid};
 
 /// Longer lines are broken after this many bytes.
 const LINE_MAX_BYTES: usize = 64 << 10;
@@ -19,13 +22,21 @@ const READ_BYTES: usize = 64 << 10;
 /// Memory for a partial line is released if it exceeds this.
 const SMALL_BYTES: usize = 1 << 10;
 
-/// The output of one process of a service.
+/// Lines are passed on when they have this length together, since short lines grow much by their labels.
+const PASSED_ON_BYTES: usize = 256 << 10;
+
+/// One output stream of a process of a service.
 #[derive(Debug)]
 pub(super) struct Pipe {
     fd: OwnedFd,
     identity: (u64, u64),
     log: Rc<Writer>,
-    /// A partial line. Shorter than [`LINE_MAX_BYTES`].
+    label: Label,
+    /// The text of the label.
+    prefix: String,
+    /// Whether nothing was read yet, so that a pid mark may come.
+    is_unread: bool,
+    /// A partial line. At most [`LINE_MAX_BYTES`].
     begun: Vec<u8>,
 }
 
@@ -40,20 +51,25 @@ pub(super) enum PipeRead {
     End,
 }
 
-/// The buffer for reads. All pipes share it.
-pub(super) struct Buffer(Vec<u8>);
+/// The memory for reads. All pipes share it.
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    /// Lines with their labels.
+    lines: Vec<u8>,
+}
 
 impl Buffer {
     pub(super) fn new() -> Self {
-        Self(vec![0; LINE_MAX_BYTES + READ_BYTES])
+        Self { bytes: vec![0; LINE_MAX_BYTES + READ_BYTES], lines: Vec::new() }
     }
 }
 
 impl Pipe {
     /// Wraps the read end of a pipe, and makes it nonblocking.
-    pub(super) fn new(fd: OwnedFd, log: Rc<Writer>) -> io::Result<Self> {
+    pub(super) fn new(fd: OwnedFd, log: Rc<Writer>, label: Label) -> io::Result<Self> {
         set_nonblocking(&fd, true)?;
-        Ok(Self { identity: identity(&fd)?, fd, log, begun: Vec::new() })
+        let prefix = label.to_text();
+        Ok(Self { identity: identity(&fd)?, fd, log, label, prefix, is_unread: true, begun: Vec::new() })
     }
 
     /// The identity of the pipe.
@@ -65,10 +81,20 @@ impl Pipe {
         &self.log
     }
 
+    /// Adds what is known now and was not before.
+    pub(super) fn learn(&mut self, label: &Label) {
+        let known = &mut self.label;
+        known.generation = known.generation.or(label.generation);
+        known.pid = known.pid.or(label.pid);
+        known.stream = known.stream.or(label.stream);
+        self.prefix = known.to_text();
+    }
+
     /// Reads once, and passes complete lines to the log.
     pub(super) fn read(&mut self, buffer: &mut Buffer) -> PipeRead {
         let begun = self.begun.len();
-        let room = &mut buffer.0[begun..begun + READ_BYTES];
+        let Buffer { bytes, lines } = buffer;
+        let room = &mut bytes[begun..begun + READ_BYTES];
         let count = match retry(|| read(&self.fd, &mut *room)) {
             Ok(count) if count > 0 => count,
             Err(Errno::EAGAIN) => return PipeRead::Nothing,
@@ -77,10 +103,12 @@ impl Pipe {
                 return PipeRead::End;
             }
         };
-        let bytes = &mut buffer.0[..begun + count];
+        let bytes = &mut bytes[..begun + count];
         bytes[..begun].copy_from_slice(&self.begun);
+        let marked = if std::mem::take(&mut self.is_unread) { self.take_mark(bytes) } else { 0 };
+        let bytes = &mut bytes[marked..];
         let length = without_gaps(bytes);
-        self.take(&bytes[..length]);
+        self.take(&bytes[..length], lines);
         PipeRead::Bytes(count)
     }
 
@@ -89,32 +117,90 @@ impl Pipe {
         if self.begun.is_empty() {
             return self.log.report_lost_lines();
         }
-        self.begun.push(b'\n');
-        self.log.write(&self.begun);
-        self.begun = Vec::new();
+        let text = std::mem::take(&mut self.begun);
+        let mut lines = LineBuffer::new(self, Vec::new());
+        lines.push(&text, false);
+        lines.pass_on();
     }
 
-    fn take(&mut self, bytes: &[u8]) {
-        let read_from = self.begun.len();
-        let whole =
-            bytes[read_from..].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| read_from + at + 1);
-        let (lines, mut rest) = bytes.split_at(whole);
-        if !lines.is_empty() {
-            self.log.write(lines);
+    /// Learns the pid from the mark at the start of a pipe. Returns the length of the mark.
+    fn take_mark(&mut self, bytes: &[u8]) -> usize {
+        let Some(pid) = marked_pid(bytes).filter(|pid| self.label.pid.is_none_or(|known| known == *pid))
+        else {
+            return 0;
+        };
+        self.label.pid = Some(pid);
+        self.prefix = self.label.to_text();
+        PID_MARK_BYTES
+    }
+
+    fn take(&mut self, bytes: &[u8], lines: &mut Vec<u8>) {
+        let mut buffer = LineBuffer::new(self, std::mem::take(lines));
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let (ended, mut rest) = bytes.split_at(whole);
+        for line in ended.split_inclusive(|byte| *byte == b'\n') {
+            let mut text = &line[..line.len() - 1];
+            while let Some((piece, more)) = first_piece(text) {
+                buffer.push(piece, true);
+                text = more;
+            }
+            buffer.push(text, false);
         }
-        self.begun.clear();
-        if let Some((piece, more)) = rest.split_at_checked(LINE_MAX_BYTES) {
-            self.begun.extend_from_slice(piece);
-            self.begun.push(b'\n');
-            self.log.write(&self.begun);
-            self.begun.clear();
+        while let Some((piece, more)) = first_piece(rest) {
+            buffer.push(piece, true);
             rest = more;
         }
+        *lines = buffer.pass_on();
+        self.begun.clear();
         if rest.len() <= SMALL_BYTES && self.begun.capacity() > SMALL_BYTES {
             self.begun = Vec::new();
         }
         self.begun.extend_from_slice(rest);
     }
+}
+
+/// Lines of one pipe on their way to the log.
+struct LineBuffer<'a> {
+    pipe: &'a Pipe,
+    time: String,
+    now: Instant,
+    lines: Vec<u8>,
+}
+
+impl<'a> LineBuffer<'a> {
+    fn new(pipe: &'a Pipe, mut lines: Vec<u8>) -> Self {
+        lines.clear();
+        Self { pipe, time: time_text(unix_ms()), now: Instant::now(), lines }
+    }
+
+    fn push(&mut self, text: &[u8], continues: bool) {
+        if self.pipe.log.admit(text.len() as u64 + 1, self.now, &mut self.lines) {
+            append(&mut self.lines, &self.time, &self.pipe.prefix, text, continues);
+        }
+        if self.lines.len() >= PASSED_ON_BYTES {
+            self.pipe.log.write(&self.lines);
+            self.lines.clear();
+        }
+    }
+
+    /// Passes the lines to the log, and returns the memory.
+    fn pass_on(mut self) -> Vec<u8> {
+        if !self.lines.is_empty() {
+            self.pipe.log.write(&self.lines);
+            self.lines.clear();
+        }
+        self.lines
+    }
+}
+
+/// Splits off the first part of a line that is too long, between two characters.
+fn first_piece(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    if text.len() <= LINE_MAX_BYTES {
+        return None;
+    }
+    let begins_character = |at: &usize| text[*at] & 0xc0 != 0x80;
+    let end = (LINE_MAX_BYTES - 3..=LINE_MAX_BYTES).rev().find(begins_character).unwrap_or(LINE_MAX_BYTES);
+    Some(text.split_at(end))
 }
 
 /// Removes the empty lines that a shim writes before its own messages, in case its program has ended within a line.
@@ -140,95 +226,5 @@ impl AsFd for Pipe {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::log::RotationLimits;
-    use super::*;
-    use std::io::{PipeWriter, Write};
-    use std::path::Path;
-
-    fn pipe(dir: &Path) -> (Pipe, PipeWriter) {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let log = Writer::new(dir.to_owned(), RotationLimits { max_size_bytes: 10 << 20, files: 2 });
-        (Pipe::new(reader.into(), Rc::new(log)).unwrap(), writer)
-    }
-
-    fn current(dir: &Path) -> Vec<u8> {
-        std::fs::read(dir.join("current")).unwrap_or_default()
-    }
-
-    #[test]
-    fn only_whole_lines_are_passed_on_and_the_end_ends_the_last() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut pipe, mut writer) = pipe(dir.path());
-        let mut buffer = Buffer::new();
-        assert_eq!(pipe.read(&mut buffer), PipeRead::Nothing);
-        writer.write_all(b"one\ntw").unwrap();
-        assert_eq!(pipe.read(&mut buffer), PipeRead::Bytes(6));
-        assert_eq!(current(dir.path()), b"one\n");
-        writer.write_all(b"o\n\nthr").unwrap();
-        assert_eq!(pipe.read(&mut buffer), PipeRead::Bytes(6));
-        assert_eq!(current(dir.path()), b"one\ntwo\n\n");
-        drop(writer);
-        assert_eq!(pipe.read(&mut buffer), PipeRead::End);
-        assert_eq!(current(dir.path()), b"one\ntwo\n\nthr\n");
-    }
-
-    #[test]
-    fn a_message_of_a_shim_is_its_own_line_and_leaves_no_gap() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut pipe, mut writer) = pipe(dir.path());
-        let mut buffer = Buffer::new();
-        let said = format!("\n{LOG_PREFIX}it ended\n");
-        for before in ["", "whole\n", "torn", "\n\n", "\nhandoff", ""] {
-            writer.write_all(before.as_bytes()).unwrap();
-            pipe.read(&mut buffer);
-            writer.write_all(said.as_bytes()).unwrap();
-            pipe.read(&mut buffer);
-        }
-        let ended = "handoff: it ended\n";
-        let expected = format!("{ended}whole\n{ended}torn\n{ended}\n\n{ended}\nhandoff\n{ended}{ended}");
-        assert_eq!(String::from_utf8(current(dir.path())).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_line_that_comes_in_pieces_stays_whole_up_to_the_limit() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut pipe, mut writer) = pipe(dir.path());
-        let mut buffer = Buffer::new();
-        let mut line = vec![b'x'; LINE_MAX_BYTES - 1];
-        for piece in line.chunks(999) {
-            writer.write_all(piece).unwrap();
-            pipe.read(&mut buffer);
-        }
-        writer.write_all(b"\n").unwrap();
-        pipe.read(&mut buffer);
-        line.push(b'\n');
-        assert_eq!(current(dir.path()), line);
-        assert_eq!(pipe.begun.capacity(), 0);
-    }
-
-    #[test]
-    fn a_longer_line_is_broken_and_no_byte_is_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut pipe, mut writer) = pipe(dir.path());
-        let mut buffer = Buffer::new();
-        let text: Vec<u8> = (0..5 * LINE_MAX_BYTES).map(|at| b'a' + (at % 26) as u8).collect();
-        for piece in text.chunks(40_000) {
-            writer.write_all(piece).unwrap();
-            while pipe.read(&mut buffer) != PipeRead::Nothing {}
-            assert!(pipe.begun.len() < LINE_MAX_BYTES);
-        }
-        drop(writer);
-        // A process started by another test has the other end too, until its exec.
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while pipe.read(&mut buffer) != PipeRead::End {
-            assert!(std::time::Instant::now() < until, "it has no end");
-            std::thread::yield_now();
-        }
-        let found = current(dir.path());
-        let lines: Vec<&[u8]> = found.split_inclusive(|byte| *byte == b'\n').collect();
-        assert!(lines.iter().all(|line| line.len() == LINE_MAX_BYTES + 1), "{} lines", lines.len());
-        let joined: Vec<u8> = found.iter().copied().filter(|byte| *byte != b'\n').collect();
-        assert!(joined == text);
-    }
-}
+#[path = "pipe_tests.rs"]
+mod tests;

@@ -1,5 +1,5 @@
-//! The keeper's loop: one thread, one poll, and no timer while its socket is at its path. The threads of
-//! [`super::writer`] do everything that may block on a file.
+//! The keeper's loop: one thread, one poll, and no timer while its socket is at its path and no log has one. The
+//! threads of [`super::writer`] do everything that may block on a file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,23 +9,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use handoff_protocol::frame::FrameError;
 use handoff_protocol::ids::HandoffId;
 
-use super::log::RotationLimits;
+use super::log::LogSettings;
 use super::message::{
     Empty, Entries, FETCH_MAX, Failed, KEY_MAX_BYTES, KeeperReply, KeeperRequest, Keys, List,
-    Log as LogRequest, Stats, VERSION,
+    Log as LogRequest, LogStream, Stats, VERSION,
 };
 use super::pipe::{Buffer, Pipe, PipeRead};
 use super::watched_socket::{self, WatchedSocket};
 use super::writer::Writer;
 use crate::crash_points::{crash_point, name};
+use crate::log_record::Label;
 use crate::sys::channel::Channel;
 use crate::sys::errno::{Errno, retry};
-use crate::sys::log_pipe::identity;
+use crate::sys::log_pipe::{Stream, identity};
 use crate::sys::poll::{PollFd, PollFlags, found, poll};
 use crate::sys::socket::{SockFlag, accept, peer_of};
 use crate::sys::user::effective_user;
@@ -93,6 +94,7 @@ impl Keeper {
             let ready = self.wait()?;
             // Logs first, so that output from before a request is in the files when the request is answered.
             self.read_pipes(&ready.pipes);
+            self.tick();
             self.answer(&ready.connections);
             if ready.watch || self.is_shut {
                 self.is_shut = !self.socket.handle_event();
@@ -137,7 +139,9 @@ impl Keeper {
         if self.is_full {
             fds[1] = PollFd::new(self.socket.listener(), PollFlags::empty());
         }
-        let limit = self.is_shut.then_some(SOCKET_RETRY);
+        let due = self.pipes.iter().filter_map(|pipe| pipe.log().due()).min();
+        let until_due = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let limit = [self.is_shut.then_some(SOCKET_RETRY), until_due].into_iter().flatten().min();
         retry(|| poll(&mut fds, limit))?;
         let mut ready = fds.iter().map(|fd| !found(fd).is_empty());
         Ok(ReadyDescriptors {
@@ -157,6 +161,16 @@ impl Keeper {
             count(stats, pipe);
             open
         });
+    }
+
+    /// Does what a log has to do at a certain time.
+    fn tick(&self) {
+        let mut now = None;
+        for log in self.pipes.iter().map(Pipe::log) {
+            if log.due().is_some() {
+                log.tick(*now.get_or_insert_with(Instant::now));
+            }
+        }
     }
 
     /// Answers in the order of the connections: the requests of an earlier supervisor are done before a later one gets
@@ -221,7 +235,9 @@ impl Keeper {
             },
             KeeperRequest::FetchAll(wanted) => return self.fetch_all(wanted),
             KeeperRequest::List(list) => self.list(list),
-            KeeperRequest::Log(log) => self.open_log(log, fds),
+            KeeperRequest::Log(log) => self.open_log(unlabelled(log), fds),
+            KeeperRequest::LogStream(log) => self.open_log(log, fds),
+            KeeperRequest::Labels(_) => done(),
             KeeperRequest::Stats(_) => {
                 self.pipes.iter().for_each(|pipe| count(&mut self.stats, pipe));
                 let (held, pipes) = (self.held.len() as u64, self.pipes.len() as u64);
@@ -256,20 +272,24 @@ impl Keeper {
         KeeperReply::Entries(Entries { keys, more: rest.next().is_some() })
     }
 
-    fn open_log(&mut self, request: LogRequest, fds: Vec<OwnedFd>) -> KeeperReply {
+    fn open_log(&mut self, request: LogStream, fds: Vec<OwnedFd>) -> KeeperReply {
+        let (settings, label) = (settings_of(&request), label_of(&request));
         let dir = PathBuf::from(OsString::from_vec(request.dir));
-        let limits = RotationLimits { max_size_bytes: request.max_size_bytes, files: request.files };
         let same = self.pipes.iter().map(Pipe::log).find(|log| log.dir() == dir);
-        let log = same.cloned().unwrap_or_else(|| Rc::new(Writer::new(dir, limits)));
-        log.set_limits(limits);
+        let log = same.cloned().unwrap_or_else(|| Rc::new(Writer::new(dir, &label.service, settings)));
+        log.set(settings);
         for fd in fds {
-            if identity(&fd).is_ok_and(|found| self.pipes.iter().any(|pipe| pipe.identity() == found)) {
+            let read = identity(&fd)
+                .ok()
+                .and_then(|found| self.pipes.iter_mut().find(|pipe| pipe.identity() == found));
+            if let Some(pipe) = read {
+                pipe.learn(&label);
                 continue;
             }
-            match Pipe::new(fd, Rc::clone(&log)) {
+            match Pipe::new(fd, Rc::clone(&log), label.clone()) {
                 Ok(pipe) => self.pipes.push(pipe),
                 Err(error) => {
-                    return failed(format!("the log pipe of {} is unfit: {error}", request.service));
+                    return failed(format!("the log pipe of {} is unfit: {error}", label.service));
                 }
             }
         }
@@ -286,6 +306,7 @@ impl Keeper {
                 left = left.saturating_sub(count);
             }
             pipe.end();
+            pipe.log().report_dropped();
             count(&mut self.stats, &pipe);
         }
     }
@@ -326,6 +347,45 @@ fn count(stats: &mut Stats, pipe: &Pipe) {
     stats.lost_lines += totals.lost_lines;
     if !totals.last_error.is_empty() {
         stats.trouble = totals.last_error;
+    }
+}
+
+/// The request of an older supervisor, which does not tell the streams apart.
+fn unlabelled(log: LogRequest) -> LogStream {
+    LogStream {
+        service: log.service,
+        dir: log.dir,
+        max_size_bytes: log.max_size_bytes,
+        files: log.files,
+        max_age_ms: 0,
+        max_rate_bytes: 0,
+        journald: false,
+        generation: 0,
+        pid: 0,
+        stream: 0,
+    }
+}
+
+fn settings_of(request: &LogStream) -> LogSettings {
+    LogSettings {
+        max_size_bytes: request.max_size_bytes,
+        files: request.files,
+        max_age: (request.max_age_ms > 0).then(|| Duration::from_millis(request.max_age_ms)),
+        max_rate_bytes: Some(request.max_rate_bytes).filter(|bytes| *bytes > 0),
+        journald: request.journald,
+    }
+}
+
+fn label_of(request: &LogStream) -> Label {
+    Label {
+        service: request.service.clone(),
+        generation: Some(request.generation).filter(|generation| *generation > 0),
+        pid: Some(request.pid).filter(|pid| *pid > 0),
+        stream: match request.stream {
+            1 => Some(Stream::Out),
+            2 => Some(Stream::Err),
+            _ => None,
+        },
     }
 }
 

@@ -4,13 +4,16 @@
 //! caller does not wait again until everything has been written quickly; lines that do not fit into the queue in the
 //! meantime are lost, and counted.
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use super::log::{Log, LogTotals, RotationLimits};
+use super::gate::{Dropped, Gate};
+use super::journald::Journald;
+use super::log::{Log, LogSettings, LogTotals, missing, note, text_size};
 
 /// How long the caller waits for a write.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
@@ -23,10 +26,19 @@ const WAITING_MAX_BYTES: usize = 1 << 20;
 /// The thread needs a small stack.
 const STACK_BYTES: usize = 256 << 10;
 
+/// How often the age of a log is looked at: this share of its maximum age, within limits.
+const LOOKS_PER_AGE: u32 = 8;
+const LOOK_LEAST: Duration = Duration::from_secs(1);
+const LOOK_MOST: Duration = Duration::from_secs(3600);
+
 /// One log.
 #[derive(Debug)]
 pub(super) struct Writer {
     dir: PathBuf,
+    service: String,
+    settings: Cell<LogSettings>,
+    gate: RefCell<Gate>,
+    looked_at: Cell<Instant>,
     shared: Arc<Shared>,
 }
 
@@ -47,9 +59,14 @@ struct WriterState {
     waiting: Vec<u8>,
     /// Lines that did not fit into the queue.
     lost_lines: u64,
+    lost_bytes: u64,
     /// Whether the missing lines should be reported now.
     is_report_due: bool,
-    limits: RotationLimits,
+    /// Whether the ages of the files should be looked at now.
+    is_look_due: bool,
+    settings: LogSettings,
+    /// `None` while the thread writes.
+    journald: Option<Journald>,
     totals: LogTotals,
     has_thread: bool,
     /// Whether the last write was slow.
@@ -57,27 +74,86 @@ struct WriterState {
 }
 
 impl Writer {
-    pub(super) fn new(dir: PathBuf, limits: RotationLimits) -> Self {
+    /// `service` is named in what this reports itself.
+    pub(super) fn new(dir: PathBuf, service: &str, settings: LogSettings) -> Self {
         let state = WriterState {
-            log: Some(Log::new(dir.clone(), limits)),
+            log: Some(Log::new(dir.clone(), service, settings)),
             waiting: Vec::new(),
             lost_lines: 0,
-            is_report_due: true,
-            limits,
+            lost_bytes: 0,
+            is_report_due: false,
+            is_look_due: settings.max_age.is_some(),
+            settings,
+            journald: Some(Journald::new()),
             totals: LogTotals::default(),
             has_thread: false,
             is_slow: false,
         };
         let shared = Shared { state: Mutex::new(state), begun: Condvar::new(), ended: Condvar::new() };
-        Self { dir, shared: Arc::new(shared) }
+        Self {
+            dir,
+            service: service.to_owned(),
+            settings: Cell::new(settings),
+            gate: RefCell::default(),
+            looked_at: Cell::new(Instant::now()),
+            shared: Arc::new(shared),
+        }
     }
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    pub(super) fn set_limits(&self, limits: RotationLimits) {
-        self.shared.lock().limits = limits;
+    pub(super) fn set(&self, settings: LogSettings) {
+        self.settings.set(settings);
+        self.shared.lock().settings = settings;
+    }
+
+    /// Whether a line of this length may be written. If others were dropped before it, that is appended to `lines`.
+    pub(super) fn admit(&self, bytes: u64, now: Instant, lines: &mut Vec<u8>) -> bool {
+        let Some(limit) = self.settings.get().max_rate_bytes else { return true };
+        let mut gate = self.gate.borrow_mut();
+        let passes = gate.admit(limit, bytes, now);
+        if passes && let Some(dropped) = gate.take_dropped() {
+            lines.extend_from_slice(self.note_of(dropped).as_bytes());
+        }
+        passes
+    }
+
+    /// When [`Writer::tick`] is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let interval = |age: Duration| (age / LOOKS_PER_AGE).clamp(LOOK_LEAST, LOOK_MOST);
+        let look = self.settings.get().max_age.map(|age| self.looked_at.get() + interval(age));
+        [self.gate.borrow().due(), look].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&self, now: Instant) {
+        if self.due().is_none_or(|due| due > now) {
+            return;
+        }
+        if self.gate.borrow().due().is_some_and(|due| due <= now) {
+            self.report_dropped();
+        }
+        if self.settings.get().max_age.is_some() {
+            self.looked_at.set(now);
+            let mut state = self.shared.lock();
+            state.is_look_due = true;
+            self.wait(state);
+        }
+    }
+
+    /// Reports what was dropped and is not reported yet.
+    pub(super) fn report_dropped(&self) {
+        let dropped = self.gate.borrow_mut().take_dropped();
+        if let Some(dropped) = dropped {
+            self.write(self.note_of(dropped).as_bytes());
+        }
+    }
+
+    fn note_of(&self, dropped: Dropped) -> String {
+        let text = missing(dropped.lines, dropped.bytes, "because the service wrote more than log.max_rate");
+        note(&self.service, &text)
     }
 
     /// Returns the totals since the last call, and resets them.
@@ -89,7 +165,9 @@ impl Writer {
     pub(super) fn write(&self, lines: &[u8]) {
         let mut state = self.shared.lock();
         if state.waiting.len() + lines.len() > WAITING_MAX_BYTES {
-            state.lost_lines += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+            let (count, bytes) = text_size(lines);
+            state.lost_lines += count;
+            state.lost_bytes += bytes;
         } else {
             state.waiting.extend_from_slice(lines);
         }
@@ -99,7 +177,7 @@ impl Writer {
     /// Writes the number of missing lines, if there are any and the file is writable.
     pub(super) fn report_lost_lines(&self) {
         let mut state = self.shared.lock();
-        state.is_report_due = false;
+        state.is_report_due = true;
         self.wait(state);
     }
 
@@ -137,7 +215,7 @@ impl WriterState {
     }
 
     fn has_work(&self) -> bool {
-        !self.waiting.is_empty() || self.lost_lines > 0 || !self.is_report_due
+        !self.waiting.is_empty() || self.lost_lines > 0 || self.is_report_due || self.is_look_due
     }
 }
 
@@ -180,10 +258,12 @@ impl Shared {
     fn write_all<'a>(&'a self, mut state: MutexGuard<'a, WriterState>, ended: impl Fn(&Self)) {
         while state.has_work() {
             let Some(mut log) = state.log.take() else { return };
-            let (lines, lost_lines) =
-                (std::mem::take(&mut state.waiting), std::mem::take(&mut state.lost_lines));
-            state.is_report_due = true;
-            log.set_limits(state.limits);
+            let Some(mut journald) = state.journald.take() else { return };
+            let (lines, settings) = (std::mem::take(&mut state.waiting), state.settings);
+            let lost = (std::mem::take(&mut state.lost_lines), std::mem::take(&mut state.lost_bytes));
+            let is_look_due = std::mem::take(&mut state.is_look_due);
+            state.is_report_due = false;
+            log.set(settings);
             drop(state);
             let began = Instant::now();
             if lines.is_empty() {
@@ -191,14 +271,23 @@ impl Shared {
             } else {
                 log.write(&lines);
             }
-            if lost_lines > 0 {
-                log.count_missing(lost_lines);
+            if lost.0 > 0 {
+                log.count_missing(lost.0, lost.1);
                 log.report_lost_lines();
             }
+            if is_look_due {
+                log.remove_old();
+            }
+            let took = began.elapsed();
+            if settings.journald
+                && let Some(note) = journald.send_all(&lines)
+            {
+                log.write(note.as_bytes());
+            }
             state = self.lock();
-            state.is_slow = began.elapsed() > SLOW_AFTER;
+            state.is_slow = took > SLOW_AFTER;
             state.totals.add(log.take_totals());
-            state.log = Some(log);
+            (state.log, state.journald) = (Some(log), Some(journald));
         }
         ended(self);
     }
@@ -208,7 +297,9 @@ impl Shared {
 mod tests {
     use super::*;
 
-    const LIMITS: RotationLimits = RotationLimits { max_size_bytes: 10 << 20, files: 2 };
+    fn settings() -> LogSettings {
+        LogSettings { max_size_bytes: 10 << 20, files: 2, ..LogSettings::default() }
+    }
 
     fn text(writer: &Writer) -> String {
         std::fs::read_to_string(writer.dir().join("current")).unwrap_or_default()
@@ -217,7 +308,7 @@ mod tests {
     #[test]
     fn lines_are_in_the_file_at_once_and_the_thread_ends() {
         let root = tempfile::tempdir().unwrap();
-        let writer = Writer::new(root.path().join("log"), LIMITS);
+        let writer = Writer::new(root.path().join("log"), "web", settings());
         let mut longest = Duration::ZERO;
         for number in 0..1_000 {
             let began = Instant::now();
@@ -246,7 +337,7 @@ mod tests {
     #[test]
     fn one_that_does_not_answer_is_waited_for_once_and_what_has_no_room_is_counted() {
         let root = tempfile::tempdir().unwrap();
-        let writer = Writer::new(root.path().join("log"), LIMITS);
+        let writer = Writer::new(root.path().join("log"), "web", settings());
         writer.write(b"first\n");
         let log = {
             let until = Instant::now() + Duration::from_secs(20);

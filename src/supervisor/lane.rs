@@ -54,6 +54,8 @@ pub(super) struct Lanes {
     pub(super) counts: Lane,
     /// The directories of unix sockets.
     pub(super) paths: Lane,
+    /// The files of its log.
+    pub(super) logs: Lane,
 }
 
 impl Lanes {
@@ -70,6 +72,7 @@ impl Lanes {
             processes: Lane::new("process"),
             counts: Lane::new("count"),
             paths: Lane::for_files("path"),
+            logs: Lane::for_files("log"),
         }
     }
 }

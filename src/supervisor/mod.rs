@@ -17,6 +17,7 @@ mod keeper;
 mod lane;
 mod listening;
 mod loading;
+mod log_tail;
 mod monitor;
 mod operations;
 mod orphans;

@@ -256,6 +256,7 @@ impl BrokenService {
                 cost: api::Cost::Nothing,
             }),
             last_handoff: None,
+            last_lines: None,
             problem: Some(format!("Its service file cannot be used: {}", self.cause)),
         }
     }

@@ -38,6 +38,10 @@ impl Service {
             last_handoff: self.operations.last().cloned(),
             next_try_at: self.next_start.at_unix_ms(),
             problem: self.shown_problem(),
+            last_lines: match state {
+                api::State::Failed | api::State::Backoff => self.last_lines.shown(),
+                _ => None,
+            },
         }
     }
 

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use nix::sched::{CloneFlags, clone};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use nix::unistd::{Pid, chdir, setsid};
+use nix::unistd::{Pid, chdir, getpid, setsid};
 
-use super::descriptor::set_close_on_exec;
+use super::descriptor::{set_close_on_exec, write};
 use super::errno::{ByNumber, Errno};
+use super::log_pipe::pid_mark;
 use super::reaping::await_end;
 
 /// No descriptor.
@@ -38,6 +39,8 @@ pub(super) struct Child<'a> {
     /// Inherited at its own number; [`NONE`] if there is none.
     pub(super) kept: c_int,
     pub(super) files_limit: Option<u64>,
+    /// Whether both output streams begin with a mark that names the pid.
+    pub(super) marks_streams: bool,
 }
 
 /// Starts the child as the leader of its own session, with every signal at its default and none blocked. Blocks until
@@ -100,6 +103,14 @@ fn become_program(child: &Child<'_>, no_signals: &SigSet) -> Result<Infallible, 
         // nix has no names for real-time signals. The C library reserves two of them and refuses those.
         // SAFETY: signal handlers belong to this process alone, and this installs none.
         unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    if child.marks_streams {
+        let mark = pid_mark(getpid().as_raw().unsigned_abs());
+        for number in [1, 2] {
+            // An error is for the reader of the pipe: it does not learn the pid.
+            // SAFETY: the number was placed above, and stays open.
+            let _ = write(unsafe { BorrowedFd::borrow_raw(number) }, &mark);
+        }
     }
     no_signals.thread_set_mask()?;
     // nix's execve allocates memory.

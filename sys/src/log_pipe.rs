@@ -1,4 +1,4 @@
-//! The log pipe of a service.
+//! The log pipes of a process: one for its standard output, one for its standard error.
 //!
 //! The service's end is open for reading and writing, see fifo(7). So the pipe has a reader as long as it has a writer:
 //! if the log reader dies, the service gets no SIGPIPE. Output written in the meantime waits in the pipe, and a new
@@ -23,31 +23,79 @@ pub fn log_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((reader, both))
 }
 
-/// Opens another read end of the log pipe of the process `pid`; nonblocking and close-on-exec. `None` if neither its
-/// standard output nor its standard error is a pipe from [`log_pipe`]: the process has redirected them. Does not block.
+/// A standard stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+const MARK: &[u8; 9] = b"\x1elog-pid ";
+/// Length of a pid mark, in bytes.
+pub const PID_MARK_BYTES: usize = 20;
+
+/// The first bytes that a process of [`super::spawn::spawn_logged`] writes into its log pipes, before it executes its
+/// program: so what is in a pipe belongs to a known process, even if every other process that knew it has died.
+pub(super) fn pid_mark(pid: u32) -> [u8; PID_MARK_BYTES] {
+    let mut mark = [b'\n'; PID_MARK_BYTES];
+    let mut left = pid;
+    // This runs between clone and exec: it must not panic.
+    for (at, byte) in mark.iter_mut().enumerate().rev().skip(1) {
+        match MARK.get(at) {
+            Some(fixed) => *byte = *fixed,
+            None => (*byte, left) = (b'0' + (left % 10) as u8, left / 10),
+        }
+    }
+    mark
+}
+
+/// The pid, if these bytes begin with a mark.
+pub fn marked_pid(bytes: &[u8]) -> Option<u32> {
+    let digits = bytes.get(..PID_MARK_BYTES)?.strip_prefix(MARK)?.strip_suffix(b"\n")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Opens another read end of each log pipe of the process `pid`; nonblocking and close-on-exec. None for a stream that
+/// the process has redirected. If both streams lead to one pipe, the stream is `None`. Does not block.
 ///
 /// The caller verifies by a pidfd, before and after the call, that `pid` is the right process. `NotFound` if there is
 /// no such process or it has ended, `PermissionDenied` if this process may not examine it (ptrace(2), "access mode
 /// checking").
-pub fn log_pipe_of(pid: u32) -> io::Result<Option<OwnedFd>> {
-    let process = Path::new("/proc").join(pid.to_string());
-    for number in ["1", "2"] {
-        let path = process.join("fd").join(number);
-        let inode = match fs::read_link(&path) {
-            Ok(target) => pipe_inode(&target),
-            // It has closed its stream.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && process.join("fd/.").exists() => None,
-            Err(error) => return Err(error),
-        };
-        let Some(inode) = inode else { continue };
-        if is_open_for_both(&fs::read_to_string(process.join("fdinfo").join(number))?) {
-            let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            let pipe = open(&path, flags, Mode::empty()).by_number()?;
-            // The process may have redirected the stream in between.
-            return Ok((fstat(&pipe).by_number()?.st_ino == inode).then_some(pipe));
+pub fn log_pipes_of(pid: u32) -> io::Result<Vec<(Option<Stream>, OwnedFd)>> {
+    let mut found = Vec::new();
+    for (number, stream) in [("1", Stream::Out), ("2", Stream::Err)] {
+        if let Some(pipe) = log_pipe_at(pid, number)? {
+            found.push((Some(stream), pipe));
         }
     }
-    Ok(None)
+    if let [(out, first), (_, second)] = &mut found[..]
+        && identity(&*first)? == identity(&*second)?
+    {
+        *out = None;
+        found.pop();
+    }
+    Ok(found)
+}
+
+fn log_pipe_at(pid: u32, number: &str) -> io::Result<Option<OwnedFd>> {
+    let process = Path::new("/proc").join(pid.to_string());
+    let path = process.join("fd").join(number);
+    let inode = match fs::read_link(&path) {
+        Ok(target) => pipe_inode(&target),
+        // It has closed its stream.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && process.join("fd/.").exists() => None,
+        Err(error) => return Err(error),
+    };
+    let Some(inode) = inode else { return Ok(None) };
+    if !is_open_for_both(&fs::read_to_string(process.join("fdinfo").join(number))?) {
+        return Ok(None);
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let pipe = open(&path, flags, Mode::empty()).by_number()?;
+    // The process may have redirected the stream in between.
+    Ok((fstat(&pipe).by_number()?.st_ino == inode).then_some(pipe))
 }
 
 /// Device and inode: shared by all descriptors of a pipe, and unique while one of them is open.
@@ -72,7 +120,7 @@ fn is_open_for_both(fdinfo: &str) -> bool {
 mod tests {
     use super::super::descriptor::{is_nonblocking, set_nonblocking};
     use super::super::process::{Signal, kill, reap_blocking};
-    use super::super::spawn::{SpawnSpec, Spawned, spawn};
+    use super::super::spawn::{SpawnSpec, Spawned, spawn, spawn_logged};
     use super::*;
     use std::fs::File;
     use std::io::Read;
@@ -108,11 +156,11 @@ mod tests {
         let (reader, writer) = log_pipe().unwrap();
         drop(reader);
         let shell = TestShell::start("trap '' PIPE; echo one; echo two; exec sleep 1000", &writer, &writer);
-        let again = log_pipe_of(shell.0.pid).unwrap().unwrap();
-        assert_eq!(identity(&again).unwrap(), identity(&writer).unwrap());
+        let [(None, again)] = &mut log_pipes_of(shell.0.pid).unwrap()[..] else { panic!("one pipe") };
+        assert_eq!(identity(&*again).unwrap(), identity(&writer).unwrap());
         drop(writer);
-        set_nonblocking(&again, false).unwrap();
-        let mut again = File::from(again);
+        set_nonblocking(&*again, false).unwrap();
+        let mut again = File::from(again.try_clone().unwrap());
         let mut text = [0; 8];
         again.read_exact(&mut text).unwrap();
         assert_eq!(text, *b"one\ntwo\n");
@@ -121,29 +169,65 @@ mod tests {
     }
 
     #[test]
-    fn only_the_log_pipe_is_given_back() {
+    fn only_log_pipes_are_given_back_with_their_streams() {
         let (_reader, writer) = log_pipe().unwrap();
+        let (_second_reader, second) = log_pipe().unwrap();
         let (_other, one_way) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let null: OwnedFd = File::options().write(true).open("/dev/null").unwrap().into();
         let sleeper = "exec sleep 1000";
-        for (stdout, stderr, found) in [
-            (&writer, &null, true),
-            (&null, &writer, true),
-            (&one_way, &writer, true),
-            (&null, &null, false),
-            (&one_way, &one_way, false),
+        let (out, err) = (Some(Stream::Out), Some(Stream::Err));
+        for (stdout, stderr, expected) in [
+            (&writer, &null, vec![(out, &writer)]),
+            (&null, &writer, vec![(err, &writer)]),
+            (&one_way, &writer, vec![(err, &writer)]),
+            (&writer, &second, vec![(out, &writer), (err, &second)]),
+            (&writer, &writer, vec![(None, &writer)]),
+            (&null, &null, vec![]),
+            (&one_way, &one_way, vec![]),
         ] {
             let shell = TestShell::start(sleeper, stdout, stderr);
-            let pipe = log_pipe_of(shell.0.pid).unwrap();
-            assert_eq!(pipe.is_some(), found);
-            assert!(pipe.is_none_or(|pipe| identity(pipe).unwrap() == identity(&writer).unwrap()));
+            let found = log_pipes_of(shell.0.pid).unwrap();
+            let found: Vec<_> = found.iter().map(|(stream, fd)| (*stream, identity(fd).unwrap())).collect();
+            let expected = expected.iter().map(|(stream, fd)| (*stream, identity(fd).unwrap()));
+            assert_eq!(found, expected.collect::<Vec<_>>());
         }
         let (told, telling) = std::io::pipe().unwrap();
         let telling = OwnedFd::from(telling);
         let closed = TestShell::start("exec >&-; echo >&2; exec sleep 1000", &writer, &telling);
         (&told).read_exact(&mut [0]).unwrap();
-        assert!(log_pipe_of(closed.0.pid).unwrap().is_none());
-        assert_eq!(log_pipe_of(u32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(log_pipes_of(closed.0.pid).unwrap().is_empty());
+        assert_eq!(log_pipes_of(u32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_process_marks_its_pipes_with_its_pid_before_its_program_runs() {
+        for pid in [0, 7, 4711, u32::MAX] {
+            assert_eq!(marked_pid(&pid_mark(pid)), Some(pid));
+        }
+        assert_eq!(marked_pid(b"\x1elog-pid 4711\n and more text"), None);
+        let (mut readers, mut writers) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let (reader, writer) = log_pipe().unwrap();
+            readers.push(reader);
+            writers.push(writer);
+        }
+        let spec = SpawnSpec {
+            binary: "/bin/sh".into(),
+            args: vec!["-c".into(), "echo out; echo err >&2".into()],
+            env: Vec::new(),
+            working_dir: "/".into(),
+            stderr: writers.pop().unwrap(),
+            stdout: writers.pop().unwrap(),
+            channel: None,
+            files_limit: None,
+        };
+        let shell = TestShell(spawn_logged(spec, &[]).unwrap());
+        for (reader, text) in readers.into_iter().zip(["out\n", "err\n"]) {
+            let mut found = String::new();
+            File::from(reader).read_to_string(&mut found).unwrap();
+            assert_eq!(marked_pid(found.as_bytes()), Some(shell.0.pid));
+            assert_eq!(&found[PID_MARK_BYTES..], text);
+        }
     }
 
     #[test]

@@ -67,19 +67,26 @@ pub fn spawn(spec: SpawnSpec) -> io::Result<Spawned> {
 
 /// Like [`spawn`]; the process also inherits copies of `listeners` from number [`FIRST_LISTENER`] on.
 pub fn spawn_with_listeners(spec: SpawnSpec, listeners: &[BorrowedFd<'_>]) -> io::Result<Spawned> {
-    spawn_with(spec, listeners, None)
+    spawn_with(spec, listeners, None, false)
+}
+
+/// Like [`spawn_with_listeners`], for streams that are log pipes: each begins with a mark that names the pid, see
+/// [`super::log_pipe::marked_pid`].
+pub fn spawn_logged(spec: SpawnSpec, listeners: &[BorrowedFd<'_>]) -> io::Result<Spawned> {
+    spawn_with(spec, listeners, None, true)
 }
 
 /// Like [`spawn`], without a channel. The process inherits `trace` at its current number, without a variable that names
 /// it.
 pub fn spawn_traced(spec: SpawnSpec, trace: Option<BorrowedFd<'_>>) -> io::Result<Spawned> {
-    spawn_with(spec, &[], trace)
+    spawn_with(spec, &[], trace, false)
 }
 
 fn spawn_with(
     spec: SpawnSpec,
     listeners: &[BorrowedFd<'_>],
     trace: Option<BorrowedFd<'_>>,
+    marks_streams: bool,
 ) -> io::Result<Spawned> {
     if !spec.binary.is_absolute() {
         let text = format!("cannot start {:?}: the path is not absolute", spec.binary);
@@ -112,6 +119,7 @@ fn spawn_with(
         listeners: &numbers,
         kept: channel.as_ref().map(AsFd::as_fd).or(trace).map_or(NONE, |kept| kept.as_raw_fd()),
         files_limit: spec.files_limit,
+        marks_streams,
     };
     let process = start(&child).map_err(|error| explain(&spec.binary, &spec.working_dir, error))?;
     let pid = process.as_raw().unsigned_abs();

@@ -349,7 +349,7 @@ fn no_line_of_the_log_is_lost_or_doubled_when_daemon_and_keeper_are_killed() {
         .flat_map(|round| ["before", "between", "after"].map(|when| format!("line-{round}-{when}")))
         .collect();
     wait_for("all lines", || {
-        let log = String::from_utf8(rig.run(&["logs", "s"]).stdout).unwrap();
+        let log = String::from_utf8(rig.run(&["logs", "s", "--text"]).stdout).unwrap();
         let found: Vec<String> =
             log.lines().filter(|line| line.starts_with("line-")).map(str::to_owned).collect();
         (found == expected).then_some(())

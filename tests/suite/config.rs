@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use handoff::config::{self, Adapter, Liveness, LogLimits, Mode, Position, Service, Stragglers};
+use handoff::config::{self, Adapter, Liveness, LogSettings, Mode, Position, Service, Stragglers};
 use handoff_protocol::frame::Transport;
 use proptest::prelude::*;
 
@@ -86,7 +86,7 @@ fn a_full_file() {
     assert_eq!((admin.mode, admin.owner.user.as_deref()), (Some(0o640), Some("s3")));
     assert_eq!(admin.owner.group.as_deref(), Some("7"));
     assert_eq!(listeners, ["admin unix:/run/s3.sock", "s3 127.0.0.1:9000"]);
-    assert_eq!(service.log, LogLimits { max_size_bytes: 1 << 20, files: 3 });
+    assert_eq!(service.log, LogSettings { max_size_bytes: 1 << 20, files: 3, ..LogSettings::default() });
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn the_defaults() {
     assert_eq!((service.stop_grace_ms, service.resume_limit_ms), (30_000, 30_000));
     assert_eq!(service.liveness, None);
     assert_eq!(service.stragglers, Stragglers::Abort);
-    assert_eq!(service.log, LogLimits { max_size_bytes: 10 << 20, files: 5 });
+    assert_eq!(service.log, LogSettings::default());
     assert!(service.listeners.is_empty() && service.args.is_empty() && service.env.is_empty());
 }
 

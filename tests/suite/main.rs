@@ -38,6 +38,7 @@ mod keeper;
 mod keys;
 mod library;
 mod liveness;
+mod logs;
 mod moments;
 mod netns;
 mod oneshot;

@@ -15,12 +15,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use handoff_protocol::ids::{HandoffId, ServiceName};
+use handoff_protocol::ids::{Generation, HandoffId, ServiceName};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::systemd::Systemd;
-use crate::config::{Dirs, LogLimits};
-use crate::keeper::{Client, Error, LogSpec};
+use crate::config::{Dirs, LogSettings};
+use crate::keeper::{Client, Error, LogSpec, Stream};
 use crate::sys::process::{Signal, kill};
 
 /// The keeper's program: this one, even if its file has been replaced since.
@@ -33,10 +33,21 @@ pub(super) struct KeeperHandle {
     watch: AbortHandle,
 }
 
-/// The read end of a log pipe. If the keeper dies, the next one gets it.
+/// The read ends of the log pipes of a process, with their numbers. If the keeper dies, the next one gets them.
 #[derive(Debug, Default)]
 pub(super) struct LogGuard {
-    _pipe: Option<Rc<OwnedFd>>,
+    pipes: Vec<(u64, Rc<OwnedFd>)>,
+}
+
+/// Whose log pipes they are.
+#[derive(Debug)]
+pub(super) struct LogSource<'a> {
+    pub(super) service: &'a ServiceName,
+    pub(super) settings: &'a LogSettings,
+    /// The generation for which the process was started.
+    pub(super) generation: Option<Generation>,
+    /// `None` before it exists.
+    pub(super) pid: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -91,29 +102,72 @@ impl KeeperHandle {
         Ok(keeping)
     }
 
-    /// Has the keeper write what comes out of a log pipe to the log files of a service. The keeper may already read
-    /// this pipe.
-    pub(super) fn log(&self, service: &ServiceName, limits: &LogLimits, pipe: &OwnedFd) -> LogGuard {
-        let spec = LogSpec {
+    /// Has the keeper write what comes out of log pipes to the log files of a service. The keeper may already read
+    /// these pipes.
+    pub(super) fn log(
+        &self,
+        source: &LogSource<'_>,
+        pipes: impl IntoIterator<Item = (Option<Stream>, OwnedFd)>,
+    ) -> LogGuard {
+        let pipes = pipes.into_iter().map(|(stream, pipe)| {
+            let (spec, pipe) = (self.spec(source, stream), Rc::new(pipe));
+            self.post(|client| client.log(&spec, pipe.as_fd()));
+            let mut state = self.inner.state.borrow_mut();
+            let number = state.next_log;
+            state.next_log += 1;
+            state.logs.insert(number, (spec, Rc::clone(&pipe)));
+            spawn_local(watch::pipe(Rc::downgrade(&self.inner), number, Rc::clone(&pipe)));
+            (number, pipe)
+        });
+        LogGuard { pipes: pipes.collect() }
+    }
+
+    fn spec(&self, source: &LogSource<'_>, stream: Option<Stream>) -> LogSpec {
+        let LogSource { service, settings, generation, pid } = *source;
+        LogSpec {
             service: service.to_string(),
-            dir: self.inner.dirs.log_dir(service),
-            max_size_bytes: limits.max_size_bytes,
-            files: limits.files,
+            dir: settings.dir.clone().unwrap_or_else(|| self.inner.dirs.log_dir(service)),
+            max_size_bytes: settings.max_size_bytes,
+            files: settings.files,
+            max_age_ms: settings.max_age_ms,
+            max_rate_bytes: settings.max_rate_bytes,
+            journald: settings.journald,
+            generation: generation.map(|generation| generation.0),
+            pid,
+            stream,
+        }
+    }
+
+    /// Tells the keeper, and any later one, the pid of the process that has these pipes.
+    pub(super) fn label(&self, pipes: &LogGuard, pid: u32) {
+        for (number, pipe) in &pipes.pipes {
+            let spec = {
+                let mut state = self.inner.state.borrow_mut();
+                let Some((spec, _)) = state.logs.get_mut(number) else { continue };
+                spec.pid = Some(pid);
+                spec.clone()
+            };
+            self.post(|client| client.log(&spec, pipe.as_fd()));
+        }
+    }
+
+    /// Asks the keeper to write down what is in the log pipes. The future ends when it has, or takes too long.
+    pub(super) fn caught_up(&self) -> impl Future<Output = ()> + use<> {
+        let inner = Rc::downgrade(&self.inner);
+        let asked = {
+            let client = &mut self.inner.state.borrow_mut().client;
+            client.ask_for_sign().map(|ticket| (client.pid(), ticket))
         };
-        self.post(|client| client.log(&spec, pipe.as_fd()));
-        let pipe = match pipe.try_clone() {
-            Ok(pipe) => Rc::new(pipe),
-            Err(error) => {
-                tracing::error!(%service, "another keeper would not read a log pipe: {error}");
-                return LogGuard { _pipe: None };
+        async move {
+            if let (Some(inner), Ok(asked)) = (inner.upgrade(), asked) {
+                inner.catch_up(asked).await;
             }
-        };
-        let mut state = self.inner.state.borrow_mut();
-        let number = state.next_log;
-        state.next_log += 1;
-        state.logs.insert(number, (spec, Rc::clone(&pipe)));
-        spawn_local(watch::pipe(Rc::downgrade(&self.inner), number, Rc::clone(&pipe)));
-        LogGuard { _pipe: Some(pipe) }
+        }
+    }
+
+    /// Whether the keeper labels lines, and knows the mark at the start of a pipe.
+    pub(super) fn labels_lines(&self) -> bool {
+        self.inner.state.borrow().client.labels_lines()
     }
 
     /// Has the keeper and systemd hold a duplicate of a descriptor, in place of the one that they held under this
@@ -330,7 +384,8 @@ fn take_over(socket: &Path) -> Result<Option<KeeperContents>, Error> {
     // A stopped keeper can continue. If the pid is no longer the keeper's, it belongs at worst to a process of the
     // same user.
     let _ = kill(client.pidfd(), Signal::SIGCONT);
-    let taken = client.ping().and_then(|()| client.list()).and_then(|keys| client.fetch_all(&keys));
+    let known = client.ping().and_then(|()| client.learn_version());
+    let taken = known.and_then(|()| client.list()).and_then(|keys| client.fetch_all(&keys));
     match taken {
         Ok(held) => Ok(Some(KeeperContents { client, held: held.into_iter().collect() })),
         Err(error @ Error::NoRoom { .. }) => Err(error),

@@ -112,6 +112,26 @@ impl KeeperConnection {
         }
     }
 
+    /// Returns when everything that was in the log pipes at the time of the call is in the files, or the keeper takes
+    /// too long.
+    pub(super) async fn catch_up(&self, asked: (u32, u64)) {
+        let (pid, ticket) = asked;
+        let until = Instant::now() + SILENCE_TIMEOUT;
+        loop {
+            let answers = {
+                let client = &mut self.state.borrow_mut().client;
+                match client.lacks(ticket) {
+                    Ok(true) if client.pid() == pid && Instant::now() < until => {
+                        client.answers().and_then(readable)
+                    }
+                    _ => return,
+                }
+            };
+            let Ok(answers) = answers else { return };
+            let _ = timeout_at(until, answers.readable()).await.map(drop);
+        }
+    }
+
     /// Asks the keeper for a sign of life, and kills it if none comes.
     async fn check(&self) {
         let asked = {

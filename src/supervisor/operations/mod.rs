@@ -8,8 +8,11 @@ pub(in crate::supervisor) use recording::{LOST_BEFORE, Recorder, RequestedOperat
 pub(in crate::supervisor) use request::{OperationRequest, StoppedBy, UpgradeLimits};
 pub(in crate::supervisor) use timeline::{Operation, Timeline, progress};
 
+use tokio::sync::oneshot;
+
 use crate::control::{Error, api};
 use crate::history::Entry;
+use crate::supervisor::service::with_lines;
 
 /// The operations of a service: those in progress, and the outcome of the last one.
 #[derive(Debug)]
@@ -28,6 +31,21 @@ pub(in crate::supervisor) struct Operations {
     recorder: Recorder,
     /// An operation that an earlier daemon had committed and not completed. The recovery may undo it.
     committed_before: Option<Entry>,
+}
+
+/// The answer to a client, on its way.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Answer {
+    reply: oneshot::Sender<Result<api::Outcome, Error>>,
+    answer: Result<api::Outcome, Error>,
+}
+
+impl Answer {
+    /// Sends it, with the last lines of a process that failed.
+    pub(in crate::supervisor) fn send(self, lines: Option<api::LastLines>) {
+        // The client may have hung up.
+        let _ = self.reply.send(with_lines(self.answer, lines));
+    }
 }
 
 /// What a request has replaced. It is restored if the machine refuses the request.
@@ -149,16 +167,17 @@ impl Operations {
         all.filter_map(|operation| operation.requested.as_mut())
     }
 
-    /// Answers all operations in progress, which have ended.
-    pub(in crate::supervisor) fn answer_all(&mut self, answer: &Result<api::Outcome, Error>) {
-        for operation in self.under_way.drain(..).chain(self.incoming.take()) {
+    /// Ends all operations in progress. Returns their answers.
+    pub(in crate::supervisor) fn end_all(&mut self, answer: &Result<api::Outcome, Error>) -> Vec<Answer> {
+        let ended = self.under_way.drain(..).chain(self.incoming.take());
+        let answers = ended.map(|operation| {
             let mut answer = answer.clone();
             if let (Ok(outcome), Some(asked)) = (&mut answer, &operation.requested) {
                 (outcome.took_us, outcome.phases) = asked.times(&self.timeline);
             }
-            // The client may have hung up.
-            let _ = operation.reply.send(answer);
-        }
+            Answer { reply: operation.reply, answer }
+        });
+        answers.collect()
     }
 
     /// How long the operation in progress has taken so far, and its phases: since the first client asked for it, or

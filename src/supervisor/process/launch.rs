@@ -32,7 +32,7 @@ use crate::supervisor::service::{START_LIMIT, Service, in_ms};
 use crate::sys::channel::Channel;
 use crate::sys::files::check_room_for_files;
 use crate::sys::inherit::{ADOPT_VARIABLE, KIND_VARIABLE, STREAM};
-use crate::sys::log_pipe::log_pipe;
+use crate::sys::log_pipe::{Stream, log_pipe};
 use crate::sys::process::ProcessId;
 use crate::sys::spawn::SpawnSpec;
 use directory::ProcessDirectory;
@@ -172,10 +172,10 @@ impl Service {
             Transport::Packets => Channel::pair()?,
             Transport::Stream => Channel::stream_pair()?,
         };
-        let (log, stdout) = log_pipe()?;
-        let stderr = stdout.try_clone()?;
+        let ((out, stdout), (err, stderr)) = (log_pipe()?, log_pipe()?);
         crash_point!("supervisor/launch/before-log");
-        let log = self.shared.keeper.log(&self.name, &self.config.log, &log);
+        let generation = Some(self.journal.standing().generation().next());
+        let log = self.log(generation, None, [(Some(Stream::Out), out), (Some(Stream::Err), err)]);
         let (program, args, env) = self.command(id, binary, &mut context)?;
         let checked = self.config.adapter.is_foreign().then(|| PathBuf::from(&binary.path));
         let spec = SpawnSpec {
@@ -198,11 +198,12 @@ impl Service {
         // A shim gives them to its program.
         let attributes = Some(context.attributes).filter(|_| checked.is_none());
         let attributes = attributes.filter(|attributes| !attributes.is_empty());
+        let marks = self.shared.keeper.labels_lines();
         let what = format!("{} or its working directory {}", binary.path, self.config.working_dir.display());
         let spawned = self
             .lanes
             .processes
-            .run_within(START_LIMIT, what, move || start(checked, spec, copies, attributes));
+            .run_within(START_LIMIT, what, move || start(checked, spec, copies, attributes, marks));
         let (token, inputs) = (self.next_token(), self.inputs.clone());
         let task = spawn_local(async move {
             inputs.send(Input::Spawned(token, spawned.await.and_then(|spawned| spawned)));
@@ -231,6 +232,7 @@ impl Service {
         let spawned = unclaimed.copy()?;
         let process = identity(spawned.pid);
         self.shared.keeper.keep_process(&self.name, id, spawned.pidfd.as_fd());
+        self.shared.keeper.label(&log, spawned.pid);
         self.note(Fact::Spawned { handoff: id, process: process.clone() });
         tracing::info!(handoff = %id, pid = spawned.pid, binary = binary.path, "started");
         let parts = ProcessParts {
@@ -249,7 +251,9 @@ impl Service {
         };
         let process = Process::new(parts, self.inputs.clone());
         let forget = |_: &io::Error| self.shared.keeper.forget_process(&self.name, id);
-        self.processes.started(process.inspect_err(forget)?);
+        let process = process.inspect_err(forget)?;
+        self.remember_writer(&process);
+        self.processes.started(process);
         unclaimed.claim();
         if let Some(directory) = directory {
             directory.keep();
@@ -328,7 +332,7 @@ impl Service {
     /// The descriptors that a start needs: pipes, channel and pidfd, each of them also on record, the listeners of
     /// another slot, and some for clients.
     fn files_of_a_start(&self) -> u64 {
-        24 + 2 * self.config.listeners.len() as u64
+        28 + 2 * self.config.listeners.len() as u64
     }
 
     fn variables_of_handoff(&self, id: HandoffId) -> Vec<(OsString, OsString)> {

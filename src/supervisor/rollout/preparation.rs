@@ -231,6 +231,7 @@ impl Service {
             lost_datagrams: 0,
             phases: Vec::new(),
             killed: Vec::new(),
+            last_lines: None,
         }
     }
 }

@@ -89,6 +89,7 @@ impl Service {
             Action::Promote => {
                 self.processes.promote();
                 self.monitor.clear_kill_reason();
+                self.last_lines.serves();
                 if let (Some(listening), Some(process)) = (&mut self.listening, self.processes.incumbent()) {
                     listening.lengthen_queues(process.slot);
                     listening.serve();
@@ -119,6 +120,7 @@ impl Service {
             Action::Failed(reason) => {
                 let reason = self.without_own_error(reason);
                 tracing::warn!(handoff = %self.machine.handoff(), "{reason}");
+                self.blame_writer(&reason);
                 let hint = self.start_hint(&reason).map_or_else(String::new, |hint| format!(" ({hint})"));
                 self.problems.failed(format!("{}{hint}", self.with_requests(&reason)));
             }
@@ -219,6 +221,7 @@ impl Service {
             Outcome::Failed(reason) => (api::Ending::Failed, Some(reason)),
         };
         let reason = reason.map(|reason| self.without_own_error(reason));
+        let failed = reason.clone();
         tracing::info!(?ending, reason = reason.as_ref().map(ToString::to_string));
         let is_well = matches!(ending, api::Ending::Committed | api::Ending::Started);
         if is_well {
@@ -249,7 +252,8 @@ impl Service {
         };
         self.operations.ended(outcome.clone());
         self.record_end(ending.into(), outcome.reason.as_deref());
-        self.operations.answer_all(&error.map_or(Ok(outcome), Err));
+        let answers = self.operations.end_all(&error.map_or(Ok(outcome), Err));
+        self.answer(answers, failed.as_ref());
     }
 
     /// If a shim cannot write a file of handoff, that says nothing about the health of its program.

@@ -132,6 +132,7 @@ impl Service {
         let pid = process.program.get().unwrap_or(process.pid());
         tracing::warn!(pid, "the process {exit}");
         self.last_exit = Some(exit);
+        self.writer_died(process.handoff);
         let current = self.journal.standing().current.as_ref();
         let Some(generation) = current.filter(|current| current.handoff == process.handoff) else { return };
         let generation = generation.generation;

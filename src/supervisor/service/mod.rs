@@ -8,6 +8,8 @@ mod durable;
 mod effects;
 mod events;
 mod handle;
+mod last_lines;
+mod log;
 mod points;
 mod policy;
 mod problems;
@@ -22,6 +24,7 @@ mod upkeep;
 pub(in crate::supervisor) use deadline::in_ms;
 pub(in crate::supervisor) use effects::{START_LIMIT, phase_of};
 pub(in crate::supervisor) use handle::Handle;
+pub(in crate::supervisor) use last_lines::with_lines;
 pub(in crate::supervisor) use recovery::lacks_adoption_socket;
 pub(in crate::supervisor) use upkeep::restore_current_version;
 
@@ -59,6 +62,7 @@ use crate::supervisor::status_file::StatusKey;
 use crate::sys::clock::as_ms;
 use awaiting::NextStart;
 use durable::PendingWrites;
+use last_lines::LastLines;
 use policy::policy;
 use problems::Problems;
 use process_failures::ServiceActivity;
@@ -85,6 +89,8 @@ pub(in crate::supervisor) struct Service {
     pub(in crate::supervisor) kept_autostart: Autostart,
     /// How the last process that served has ended.
     last_exit: Option<Exit>,
+    /// What processes that failed have written at last.
+    pub(in crate::supervisor) last_lines: LastLines,
     /// The watches over the listeners.
     pub(in crate::supervisor) upkeep: Upkeep,
     /// What the user should know.
@@ -143,6 +149,7 @@ impl Service {
             autostart,
             kept_autostart: autostart,
             last_exit: None,
+            last_lines: LastLines::default(),
             upkeep: Upkeep::default(),
             problems: Problems::at_opening(problem, began_again),
             file_look: None,

@@ -23,14 +23,12 @@ use super::policy::policy;
 use crate::config::Dirs;
 use crate::crash_points::{crash_point, name};
 use crate::supervisor::adoption_socket::{check_peer, connect_to, place_of};
-use crate::supervisor::keeper::LogGuard;
 use crate::supervisor::listening::{Admission, Listening};
 use crate::supervisor::operations::LOST_BEFORE;
 use crate::supervisor::process::{Process, ProcessParts, Token, to_protocol_exit};
 use crate::sys::errno::{Errno, errno_of};
 use crate::sys::exit::{ProcessStatus, exit_of_reaped, exit_of_zombie, life};
 use crate::sys::held::{inherited_listeners, sockets_of};
-use crate::sys::log_pipe::log_pipe_of;
 use crate::sys::process::ProcessId;
 
 /// A process that the journal names.
@@ -291,7 +289,7 @@ impl Service {
             self.problems
                 .mute(format!("The process {pid} cannot be reached by this daemon ({error}): {what}"));
         }
-        let log = self.log_of(pid);
+        let log = self.log_of(handoff, pid);
         let is_asked = channel.is_ok() || is_full;
         let found = if is_asked { Observation::Asked } else { Observation::Unreachable };
         let parts = ProcessParts {
@@ -309,20 +307,11 @@ impl Service {
             lane: self.lanes.processes.clone(),
         };
         match Process::new(parts, self.inputs.clone()) {
-            Ok(process) => (Some(process), found),
-            Err(error) => self.leave_for_next(pid, "the process cannot be watched", &error),
-        }
-    }
-
-    /// The log pipe of a process. The keeper is asked to read it, since it may be another keeper than before.
-    fn log_of(&self, pid: u32) -> LogGuard {
-        match log_pipe_of(pid) {
-            Ok(Some(pipe)) => self.shared.keeper.log(&self.name, &self.config.log, &pipe),
-            Ok(None) => LogGuard::default(),
-            Err(error) => {
-                tracing::warn!(pid, %error, "another keeper would not read its log");
-                LogGuard::default()
+            Ok(process) => {
+                self.remember_writer(&process);
+                (Some(process), found)
             }
+            Err(error) => self.leave_for_next(pid, "the process cannot be watched", &error),
         }
     }
 

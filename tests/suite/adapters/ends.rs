@@ -2,7 +2,7 @@
 
 use handoff::sys::process::Signal;
 
-use crate::support::{Rig, ask, free_address, service, signal, wait_for};
+use crate::support::{Rig, ask, free_address, service, signal, unlabelled, wait_for};
 use handoff::control::api::{Request, State};
 
 /// At SIGTERM it exits with the given code, or dies by a signal.
@@ -114,7 +114,7 @@ fn a_line_that_is_cut_by_the_end_of_a_program_stands_alone() {
     }
     let is_end = |line: &&str| *line == "handoff: the program was ended by signal 9";
     let log = wait_for("all lines", || {
-        let log = std::fs::read_to_string(rig.path("state/services/s/log/current")).ok()?;
+        let log = unlabelled(&std::fs::read_to_string(rig.path("state/services/s/log/current")).ok()?);
         let has_all = expected.iter().all(|line| log.contains(line.as_str()));
         (has_all && log.lines().filter(is_end).count() >= 2).then_some(log)
     });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use handoff::control::api::{Ending, Request};
 use handoff::sys::process::Signal;
 
-use crate::support::{LIMIT, Rig, executable, free_address, service, signal, wait_for};
+use crate::support::{LIMIT, Rig, executable, free_address, service, signal, unlabelled, wait_for};
 
 /// At SIGUSR1 it acts on its listener as its arguments say, and runs on without it.
 const SERVER: &str = r#"#!/usr/bin/python3
@@ -164,7 +164,7 @@ impl Server {
         let done = || {
             let log =
                 std::fs::read_to_string(self.rig.path("state/services/s/log/current")).unwrap_or_default();
-            log.lines().filter(|line| *line == "done").count()
+            unlabelled(&log).lines().filter(|line| *line == "done").count()
         };
         let before = done();
         signal(program, Signal::SIGUSR1);

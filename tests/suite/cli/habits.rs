@@ -182,7 +182,7 @@ fn check_takes_a_path_and_says_how_to_begin() {
 #[test]
 fn the_usage_of_a_mistake_names_no_value_of_a_variable() {
     let world = World::new();
-    for arguments in [&["upgrade"][..], &["start"], &["logs"], &["nope"], &["is-active"]] {
+    for arguments in [&["upgrade"][..], &["start"], &["kill"], &["nope"], &["is-active"]] {
         let ran = world.run(arguments);
         assert_eq!(ran.code, Some(64), "{ran:?}");
         assert!(ran.stderr.contains("Usage: handoff"), "{ran:?}");

@@ -79,11 +79,11 @@ fn all_files_are_printed_oldest_first() {
     log(&world, "2", "a\nb\n");
     log(&world, "1", "c\n");
     log(&world, "current", "d\nno newline");
-    assert_eq!(world.run(&["logs", "s3"]).stdout, "a\nb\nc\nd\nno newline");
-    assert_eq!(world.run(&["logs", "s3", "--tail", "1"]).stdout, "no newline");
-    assert_eq!(world.run(&["logs", "s3", "--tail", "4"]).stdout, "b\nc\nd\nno newline");
+    assert_eq!(world.run(&["logs", "s3"]).stdout, "a\nb\nc\nd\nno newline\n");
+    assert_eq!(world.run(&["logs", "s3", "--tail", "1"]).stdout, "no newline\n");
+    assert_eq!(world.run(&["logs", "s3", "--tail", "4"]).stdout, "b\nc\nd\nno newline\n");
     assert_eq!(world.run(&["logs", "s3", "--tail", "0"]).stdout, "");
-    assert_eq!(world.run(&["logs", "s3", "--tail", "99"]).stdout, "a\nb\nc\nd\nno newline");
+    assert_eq!(world.run(&["logs", "s3", "--tail", "99"]).stdout, "a\nb\nc\nd\nno newline\n");
 }
 
 #[test]
@@ -95,6 +95,102 @@ fn json_has_a_line_each_even_if_it_is_not_text() {
     let lines: Vec<&str> = objects.iter().map(|object| object["line"].as_str().unwrap()).collect();
     assert_eq!(lines, ["plain", "\"quoted\"", "\u{fffd}\u{fffd}", "end"]);
     assert_eq!(objects[0]["service"], "s3");
+}
+
+/// A line as the keeper writes it.
+fn line(time: &str, service: &str, stream: &str, text: &str) -> String {
+    format!("2026-12-01T{time}Z {service} 3 4711 {stream} | {text}\n")
+}
+
+/// Two services with labelled lines, the first after lines of an older version.
+fn two_services() -> World {
+    let world = world();
+    world.write("etc/services/web.toml", "binary = \"/b\"\n");
+    let s3 = [line("10:00:01.000", "s3", "out", "a"), line("10:00:03.000", "s3", "err", "b")].concat();
+    log(&world, "1", &format!("old\n{s3}"));
+    log(&world, "current", &line("10:00:05.000", "s3", "out", "c"));
+    let web = [line("10:00:02.000", "web", "out", "d"), line("10:00:04.000", "web", "out", "e")].concat();
+    world.write("var/services/web/log/current", &web);
+    world
+}
+
+#[test]
+fn several_logs_are_one_in_the_order_of_time() {
+    let world = two_services();
+    let text = |arguments: &[&str]| {
+        let ran = world.run(&[&["logs", "--text"], arguments].concat());
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        ran.stdout.replace('\n', "")
+    };
+    for (arguments, expected) in [
+        (&[][..], "oldadbec"),
+        (&["s*", "web"], "oldadbec"),
+        (&["web", "s3", "-n", "3"], "bec"),
+        (&["web"], "de"),
+        (&["*", "--since", "2026-12-01T10:00:03Z"], "bec"),
+        (&["--until", "2026-12-01T10:00:03Z"], "ad"),
+        (&["--stream", "err"], "b"),
+        (&["--stream", "out", "-n", "2"], "ec"),
+        (&["--grep", "^[abe]$", "--lines", "2"], "be"),
+        (&["--grep", "4711"], ""),
+        (&["--since", "2026-12-01T10:00:02Z", "--until", "2026-12-01T10:00:05Z", "--grep", "[^b]"], "de"),
+    ] {
+        assert_eq!(text(arguments), expected, "{arguments:?}");
+    }
+    let all = world.run(&["logs"]).stdout;
+    assert!(all.starts_with("- s3 - - - | old\n2026-12-01T10:00:01.000Z s3 3 4711 out | a\n"), "{all}");
+    assert!(!all.contains('\x1b'), "no colours in a pipe");
+    let objects = world.run(&["logs", "web", "--json", "-n", "1"]).objects();
+    let expected = r#"{"service":"web","time":"2026-12-01T10:00:04.000Z","generation":3,"pid":4711,"stream":"out","line":"e"}"#;
+    assert_eq!(objects, [serde_json::from_str::<serde_json::Value>(expected).unwrap()]);
+}
+
+#[test]
+fn several_logs_are_followed_together_also_one_that_begins_later() {
+    let world = two_services();
+    world.write("etc/services/late.toml", "binary = \"/b\"\n");
+    let following = Following::start(&world, &["logs", "-f", "-n", "1", "--text"]);
+    assert_eq!(following.next(), "c");
+    append(&world, &line("10:00:06.000", "s3", "out", "s3 goes on"));
+    assert_eq!(following.next(), "s3 goes on");
+    world.write("var/services/late/log/current", &line("10:00:07.000", "late", "out", "late"));
+    assert_eq!(following.next(), "late");
+    // Its directory is removed, and made again by the next line.
+    std::fs::remove_dir_all(world.path("var/services/s3/log")).unwrap();
+    log(&world, "current", &line("10:00:08.000", "s3", "out", "s3 begins again"));
+    assert_eq!(following.next(), "s3 begins again");
+    append(&world, &line("10:00:09.000", "s3", "out", "and goes on"));
+    assert_eq!(following.next(), "and goes on");
+}
+
+#[test]
+fn an_interrupt_ends_following_as_it_ends_any_program() {
+    let world = two_services();
+    let mut following = Following::start(&world, &["logs", "-f", "--text"]);
+    assert_eq!(following.next(), "old");
+    crate::support::signal(following.child.id(), handoff::sys::process::Signal::SIGINT);
+    let ended = following.child.wait().unwrap();
+    // A shell reports 130.
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(2));
+}
+
+#[test]
+fn what_cannot_be_meant_is_a_usage_error() {
+    let world = two_services();
+    for (arguments, told) in [
+        (&["--since", "soon"][..], "is no moment; write for example 10m"),
+        (&["--grep", "("], "regex parse error"),
+        (&["--stream", "both"], "possible values: out, err"),
+        (&["--until", "now", "-f"], "cannot be used with"),
+        (&["--since", "1m", "--until", "2m"], "--since is not before --until"),
+    ] {
+        let ran = world.run(&[&["logs"], arguments].concat());
+        assert_eq!(ran.code, Some(64), "{ran:?}");
+        assert!(ran.stderr.contains(told), "{ran:?}");
+    }
+    let none = world.run(&["logs", "x*"]);
+    assert_eq!(none.code, Some(1));
+    assert!(none.stderr.contains("No service has a name like"), "{none:?}");
 }
 
 #[test]
@@ -154,7 +250,9 @@ fn following_begins_before_the_first_line() {
     std::fs::create_dir_all(world.path("var/services/s3/log")).unwrap();
     let following = Following::start(&world, &["logs", "s3", "--follow", "--json"]);
     append(&world, "first\n");
-    assert_eq!(following.next(), r#"{"line":"first","service":"s3"}"#);
+    let expected =
+        r#"{"service":"s3","time":null,"generation":null,"pid":null,"stream":null,"line":"first"}"#;
+    assert_eq!(following.next(), expected);
 }
 
 #[test]

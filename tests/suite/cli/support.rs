@@ -168,6 +168,7 @@ pub fn outcome(ending: Ending, reason: Option<&str>) -> Outcome {
         lost_datagrams: 0,
         phases: vec![PhaseTime { phase: "spawn".into(), started_us: 0, took_us: 900 }],
         killed: vec![],
+        last_lines: None,
     }
 }
 
@@ -197,5 +198,6 @@ pub fn status() -> ServiceStatus {
         last_handoff: Some(outcome(Ending::RolledBack, Some("the new process exited with status 1"))),
         next_try_at: None,
         problem: Some("The binary was replaced.".into()),
+        last_lines: None,
     }
 }

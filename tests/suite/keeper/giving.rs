@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use handoff::keeper::{Client, Error};
 use handoff::sys::limits::{Resource, limits, set_limits};
-use handoff::sys::log_pipe::{log_pipe, log_pipe_of};
+use handoff::sys::log_pipe::{log_pipe, log_pipes_of};
 use handoff::sys::process::Signal;
 
 use super::{Fixture, listener, open_fds, program};
@@ -146,7 +146,7 @@ fn no_line_is_lost_or_doubled_when_supervisor_and_keeper_die() {
     assert!(keeper.text().ends_with("line 099\n"));
 
     keeper.client = Client::start(program(), &keeper.socket()).unwrap();
-    let again = log_pipe_of(service.id()).unwrap().unwrap();
+    let (_, again) = log_pipes_of(service.id()).unwrap().pop().unwrap();
     keeper.client.log(&spec, again.as_fd()).unwrap();
     drop(again);
     say(200..300);

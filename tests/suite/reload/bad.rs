@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use handoff::control::api::{FileChange, Ending, Request};
+use handoff::control::api::{Ending, FileChange, Request};
 use handoff::control::{ClientError, Kind};
 
 use super::{edit, file, reload, reload_as, shown};

@@ -6,7 +6,7 @@ mod registration;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
-use handoff::control::api::{FileChange, Cost, Ending, Reload, Reloaded, Request, Response, State};
+use handoff::control::api::{Cost, Ending, FileChange, Reload, Reloaded, Request, Response, State};
 use handoff::control::{ClientError, Kind};
 use handoff::sys::process::Signal;
 

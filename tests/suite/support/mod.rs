@@ -250,6 +250,16 @@ impl Drop for Rig {
     }
 }
 
+/// The text of a log without the labels of its lines.
+pub fn unlabelled(log: &str) -> String {
+    let text = |line: &str| match line.splitn(7, ' ').collect::<Vec<_>>()[..] {
+        [_, _, _, _, _, "|" | "+", text] => text.to_owned(),
+        [_, _, _, _, _, "|" | "+"] => String::new(),
+        _ => line.to_owned(),
+    };
+    log.lines().map(|line| text(line) + "\n").collect()
+}
+
 /// Processes whose program or command line contains `directory`.
 pub fn processes_of(directory: &Path) -> Vec<u32> {
     let needle = directory.to_string_lossy().into_owned();

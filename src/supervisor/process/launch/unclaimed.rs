@@ -9,7 +9,7 @@ use crate::shim::exec;
 use crate::sys::attributes::Attributes;
 use crate::sys::inherit::CHANNEL_VARIABLE;
 use crate::sys::process::{Signal, kill, reap_blocking};
-use crate::sys::spawn::{SpawnSpec, Spawned, spawn_with_listeners};
+use crate::sys::spawn::{SpawnSpec, Spawned, spawn_logged, spawn_with_listeners};
 use crate::sys::traced::OUT_OF_THE_WAY;
 
 /// Starts a process. Blocks, perhaps forever, on the program and on its working directory. A shim would only report
@@ -19,6 +19,7 @@ pub(super) fn start(
     spec: SpawnSpec,
     listeners: Vec<(String, OwnedFd)>,
     attributes: Option<Attributes>,
+    marks_streams: bool,
 ) -> io::Result<UnclaimedProcess> {
     if let Some(path) = checked {
         check_binary(&path).map_err(|error| io::Error::other(format!("{error}; {}", error.hint())))?;
@@ -27,7 +28,8 @@ pub(super) fn start(
         return start_as(spec, listeners, &attributes);
     }
     let listeners: Vec<_> = listeners.iter().map(|(_, fd)| fd.as_fd()).collect();
-    Ok(UnclaimedProcess(Some(spawn_with_listeners(spec, &listeners)?)))
+    let spawn = if marks_streams { spawn_logged } else { spawn_with_listeners };
+    Ok(UnclaimedProcess(Some(spawn(spec, &listeners)?)))
 }
 
 /// Starts a process that gives itself attributes before it executes its program.

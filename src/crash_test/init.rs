@@ -1,6 +1,7 @@
 //! Starts the daemon, and restarts it after each end, like an init system.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,7 @@ use crate::sys::process::{Signal, kill, pidfd_open};
 
 /// Like systemd's RestartSec.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A daemon that ends this many times in a row within [`STAYS`] of its start will never stay.
+/// A daemon that ends by itself this many times, each time within [`STAYS`] of its start, will never stay.
 const SHORT_LIVES_MAX: u32 = 30;
 /// A daemon that has lived this long has stayed.
 const STAYS: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ struct InitState {
     pid: Option<u32>,
     starts: u32,
     stopping: bool,
+    /// Whether the harness has asked the daemon of this moment to end.
+    was_asked: bool,
     is_over: bool,
     error: Option<String>,
 }
@@ -81,8 +84,14 @@ impl Init {
             log: workspace.path("daemon.log"),
         };
         let child = daemon.start()?;
-        let state =
-            InitState { pid: Some(child.id()), starts: 1, stopping: false, is_over: false, error: None };
+        let state = InitState {
+            pid: Some(child.id()),
+            starts: 1,
+            stopping: false,
+            was_asked: false,
+            is_over: false,
+            error: None,
+        };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -109,7 +118,9 @@ impl Init {
     /// Asks the daemon to end: with its services by SIGTERM, or alone by SIGQUIT. It is started again, as after any
     /// other end.
     pub(super) fn end(&self, by: Signal) {
-        if let Some(pid) = self.pid() {
+        let mut state = self.shared.lock();
+        if let Some(pid) = state.pid {
+            state.was_asked = true;
             signal(pid, by);
         }
     }
@@ -157,9 +168,16 @@ fn run(daemon: &DaemonCommand, mut child: Child, shared: &Shared) {
         // The pid stays reserved until the wait, which happens under the lock.
         await_end(&child);
         let mut state = shared.lock();
-        let _ = child.wait();
+        let ended = child.wait().ok();
         state.pid = None;
-        short_lives = if started.elapsed() < STAYS { short_lives + 1 } else { 0 };
+        // A fault of the harness kills it.
+        let is_own = std::mem::take(&mut state.was_asked)
+            || ended.is_some_and(|ended| ended.signal() == Some(Signal::SIGKILL as i32));
+        short_lives = match started.elapsed() < STAYS {
+            true if is_own => short_lives,
+            true => short_lives + 1,
+            false => 0,
+        };
         if !state.stopping && short_lives < SHORT_LIVES_MAX {
             state = shared.changed.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -177,6 +177,8 @@ pub(crate) fn end_what_is_left(trace: &Path) -> io::Result<BTreeSet<u32>> {
         pause = (2 * pause).min(PAUSE_MAX);
     }
     remove_files(&trace.with_extension(""));
+    // The one of a command has no extension.
+    let _ = fs::remove_file(trace);
     Ok(BTreeSet::new())
 }
 

@@ -60,9 +60,12 @@ fn connect_there(socket: &OwnedFd, path: &Path) -> Result<(), Errno> {
 /// Whether no process listens there. Takes no place in the queue of a process that does: it refuses a socket of another
 /// type (EPROTOTYPE).
 fn is_refused(path: &Path) -> bool {
-    let asked = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_NONBLOCK)
-        .and_then(|socket| connect_there(&socket, path));
-    matches!(asked, Err(Errno::ECONNREFUSED | Errno::ENOENT))
+    matches!(asked(path), Err(Errno::ECONNREFUSED | Errno::ENOENT))
+}
+
+fn asked(path: &Path) -> Result<(), Errno> {
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_NONBLOCK)?;
+    connect_there(&socket, path)
 }
 
 /// Removes the directories of processes that are gone: no process listens at the socket any more.
@@ -73,6 +76,16 @@ pub(super) fn sweep_directories(dirs: &Dirs) {
         let socket = path.file_name().map(|name| dirs.adopt_dir().join(name));
         if socket.is_some_and(|socket| is_refused(&socket)) {
             remove_directory(&path);
+        }
+    }
+}
+
+/// Removes the sockets of processes that are gone, and nothing of processes that are just starting.
+pub(super) fn sweep_sockets(directory: &Path) {
+    for path in std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let is_socket = path.extension().is_none();
+        if is_socket && asked(&path) == Err(Errno::ECONNREFUSED) {
+            let _ = std::fs::remove_file(path);
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
-use super::adoption_socket::{sweep, sweep_directories};
+use super::adoption_socket::{sweep, sweep_directories, sweep_sockets};
 use super::changes::Changes;
 use super::control_socket::{open_to_groups, serve_always};
 use super::keeper::KeeperHandle;
@@ -181,6 +181,7 @@ async fn main(
     hooks::keep_traces_in(dirs.commands_dir(), COMMANDS_ENDED_WITHIN);
     daemon.load_all(lock.was_lost()).await;
     lock.has_started();
+    spawn_local(sweep_once_settled(Rc::clone(&daemon)));
     let lock = Rc::new(lock);
     tokio::task::spawn_local(Rc::clone(&lock).write_when_there_is_room());
     crash_point!("supervisor/start/loaded");
@@ -223,6 +224,18 @@ async fn sweep_aside(dirs: Dirs) {
     };
     if let Err(error) = Lane::for_files("leftovers").run_anyway(sweep).await {
         tracing::error!(%error, "what shims have left is not ended");
+    }
+}
+
+/// A process of an earlier daemon may have ended after the first sweep, without a daemon that saw it.
+async fn sweep_once_settled(daemon: Rc<Daemon>) {
+    let handles: Vec<Handle> = daemon.services.borrow().values().cloned().collect();
+    for handle in handles {
+        handle.settled().await;
+    }
+    let directory = daemon.shared.dirs.adopt_dir();
+    if let Err(error) = Lane::for_files("leftovers").run_anyway(move || sweep_sockets(&directory)).await {
+        tracing::warn!(%error, "sockets of processes that are gone are left");
     }
 }
 

@@ -233,13 +233,19 @@ fn the_table_of_rights_is_complete() {
     let looking: BTreeSet<String> = quoted(&rows[0][1]).into_iter().map(str::to_owned).collect();
     let methods = table(&section("## Methods"), &["method", "parameters", "result", "what it does"]);
     for method in methods.iter().map(|row| quoted(&row[0])[0]) {
-        let params = serde_json::json!({"service": "s3", "path": "/b", "version": "1", "subscription": 1});
+        let params = serde_json::json!({"service": "s3", "path": "/b", "version": "1", "subscription": 1, "text": "binary = 1"});
         let wanted = |names: &[&str]| {
             let params = names.iter().map(|name| ((*name).to_owned(), params[name].clone())).collect();
             Request::parse(method, Some(serde_json::Value::Object(params))).ok()
         };
-        let forms: [&[&str]; 5] =
-            [&[], &["service"], &["service", "path"], &["service", "version"], &["subscription"]];
+        let forms: [&[&str]; 6] = [
+            &[],
+            &["service"],
+            &["service", "path"],
+            &["service", "version"],
+            &["service", "text"],
+            &["subscription"],
+        ];
         let request = forms.into_iter().find_map(wanted).unwrap_or_else(|| panic!("parameters of {method}"));
         assert_eq!(request.right() == Right::Read, looking.contains(method), "{method}");
     }

@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(meant("EnvironmentFile"), Some("env_file"));
         assert!(explained("name").unwrap().contains("that of its file"));
         for (words, key) in ELSEWHERE {
-            assert!(known_keys().contains(&key), "{key}");
+            assert!(known_keys().contains(key), "{key}");
             assert!(words.iter().all(|word| !known_keys().contains(word)), "{words:?}");
         }
     }

@@ -100,11 +100,6 @@ impl Init {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// The pid of the daemon, while it lives.
-    pub(super) fn pid(&self) -> Option<u32> {
-        self.shared.lock().pid
-    }
-
     /// Number of starts.
     pub(super) fn starts(&self) -> u32 {
         self.shared.lock().starts

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
@@ -132,6 +133,9 @@ pub fn run(dirs: Dirs) -> Result<(), Error> {
     if let Err(error) = keep_event_fds() {
         tracing::warn!(%error, "a file system that does not answer may delay the starts of all services");
     }
+    // Never dropped: the thread of a lane may be about to wake a task, and would be the last to let go of the runtime. It
+    // has a descriptor table of its own, in which those of the runtime are not open.
+    let runtime = ManuallyDrop::new(runtime);
     LocalSet::new().block_on(&runtime, main(dirs, lock, stored, files_limit))
 }
 

@@ -126,6 +126,7 @@ fn every_line_of_the_log_is_kept_over_an_upgrade() {
 fn without_a_daemon_each_verb_says_so() {
     let mut rig = Rig::new();
     rig.stop_daemon();
+    std::fs::remove_file(rig.path("state/status.json")).unwrap();
     for verb in [&["list"][..], &["status"], &["start", "s"], &["upgrade", "s"]] {
         let output = rig.run(verb);
         assert_eq!(output.status.code(), Some(2), "{verb:?}: {}", text(&output));

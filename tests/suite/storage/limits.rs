@@ -149,7 +149,7 @@ fn silent_clients_take_no_descriptor_that_a_service_needs() {
     rig.stop_daemon();
     let mut command = Command::new("prlimit");
     let daemon = rig.handoff(&["daemon"]);
-    command.arg("--nofile=64:64").arg(daemon.get_program()).args(daemon.get_args());
+    command.arg("--nofile=80:80").arg(daemon.get_program()).args(daemon.get_args());
     command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let log = std::fs::File::options().create(true).append(true).open(rig.path("daemon.log")).unwrap();
     rig.daemon = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
@@ -157,7 +157,7 @@ fn silent_clients_take_no_descriptor_that_a_service_needs() {
     let address = rig.serve("s", "1", "", "");
     let pid = rig.status("s").pid.unwrap();
     let silent: Vec<_> =
-        (0..64).map(|_| std::os::unix::net::UnixStream::connect(rig.path("run/control.sock"))).collect();
+        (0..80).map(|_| std::os::unix::net::UnixStream::connect(rig.path("run/control.sock"))).collect();
     kill(pid);
     let status = wait_for("another process", || {
         let status = rig.status("s");

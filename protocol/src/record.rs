@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(restarts(&again), 2);
         // The last end is not followed by a start.
         let rests = Fact::Rest { rest: Rest::Exited, exit: Some(Exit::Code(0)) };
-        let ended: Vec<Fact> = again.iter().cloned().take(again.len() - 2).chain([rests]).collect();
+        let ended: Vec<Fact> = again.iter().take(again.len() - 2).cloned().chain([rests]).collect();
         assert_eq!(restarts(&ended), 0);
         // A service that a user has stopped in the meantime is not restarted.
         assert_eq!(restarts(&[up, intent(1), Fact::Wanted { up: false }, failed(1)]), 0);

@@ -346,8 +346,8 @@ impl Request {
         }
     }
 
-    /// Reads a method and its parameters. The error is [`Kind::UnknownMethod`] or [`Kind::InvalidParams`]. The latter
-    /// names the parameter.
+    /// Reads a method and its parameters. The error is [`UnknownMethod`](super::Kind::UnknownMethod) or
+    /// [`InvalidParams`](super::Kind::InvalidParams). The latter names the parameter.
     pub fn parse(method: &str, params: Option<Value>) -> Result<Request, Error> {
         let mut params = Params::new(params)?;
         let request = match method {

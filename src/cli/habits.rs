@@ -28,7 +28,10 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (&["delete", "del", "rmi"], "run `handoff remove web`"),
     (&["create", "add", "new"], "write a service file, then run `handoff register ./web.toml`"),
-    (&["mask", "unmask"], "set autostart = false in the service file, and run `handoff stop web`"),
+    (
+        &["mask", "unmask"],
+        "run `handoff disable --now web`, which stops it and keeps it from starting with the daemon",
+    ),
     (&["scale"], "a service is one program: write a service file for each copy, with a listener of its own"),
     (
         &["exec", "attach", "shell", "ssh"],
@@ -44,7 +47,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (
         &["is-failed", "is-enabled", "is-running", "health", "ping"],
-        "run `handoff is-active web`; `handoff status web --json` has the rest",
+        "run `handoff is-active web`; `handoff status web --json` has the rest, such as autostart",
     ),
     (&["images", "releases", "tags"], "run `handoff versions web`"),
     (&["prune", "clean", "flush"], "run `handoff gc`, which removes old versions"),
@@ -56,7 +59,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["serve", "server", "run", "supervise"], "run `handoff daemon`"),
     (
         &["isolate", "set-default", "list-dependencies"],
-        "run `handoff list`; `after` in a service file orders services",
+        "run `handoff list`; requires, wants and after in the service files order services",
     ),
     (&["build", "pull"], "build or download the program yourself, then run `handoff deploy web ./path`"),
     (&["history-log", "events-log", "audit", "activity"], "run `handoff history`"),
